@@ -1,0 +1,1 @@
+"""How a run starts, anywhere; knows nothing of images."""

@@ -1,0 +1,1 @@
+"""Encoders, objectives, optimisation: from shards to a trained encoder."""
