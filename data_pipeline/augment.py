@@ -1,0 +1,73 @@
+"""Views: which part of an image is shown, at what size, mirrored or not. Drawn before anything is decoded."""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from data_pipeline.randomness import Draws
+
+
+class Crop(NamedTuple):
+    """A box in pixels of the upright image (EXIF orientation applied), and whether its view is mirrored."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+    mirrored: bool
+
+
+@runtime_checkable
+class View(Protocol):
+    """How a sample becomes pixels of one size (height, width)."""
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+
+    def draw(self, draws: Draws, width: int, height: int) -> Crop:
+        """The crop for an upright image of this width and height in pixels."""
+        ...
+
+
+@dataclass(frozen=True)
+class RandomResizedCrop:
+    """A random area and aspect ratio, resized to `size` (height, width), mirrored half of the time.
+
+    Same distribution as torchvision's `RandomResizedCrop` followed by `RandomHorizontalFlip` (Szegedy et al. 2015).
+    `scale` is the range of the crop's share of the area, `ratio` that of width / height.
+    """
+
+    size: tuple[int, int]
+    scale: tuple[float, float] = (0.2, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    mirror: float = 0.5
+
+    def draw(self, draws: Draws, width: int, height: int) -> Crop:
+        """Ten attempts at a box that fits, then the largest central one of an allowed ratio."""
+        mirrored = draws.uniform() < self.mirror
+        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
+        for _ in range(10):
+            area = width * height * draws.uniform(*self.scale)
+            ratio = math.exp(draws.uniform(low, high))
+            crop_width, crop_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < crop_width <= width and 0 < crop_height <= height:
+                left, top = draws.integer(width - crop_width + 1), draws.integer(height - crop_height + 1)
+                return Crop(left, top, crop_width, crop_height, mirrored)
+        crop_width = min(width, max(1, round(height * self.ratio[1])))
+        crop_height = min(height, max(1, round(width / self.ratio[0])))
+        return Crop((width - crop_width) // 2, (height - crop_height) // 2, crop_width, crop_height, mirrored)
+
+
+@dataclass(frozen=True)
+class CenterCrop:
+    """The largest central box of the size's aspect ratio, shrunk to `fraction` of its sides (.875: 224 of 256)."""
+
+    size: tuple[int, int]
+    fraction: float = 1.0
+
+    def draw(self, draws: Draws, width: int, height: int) -> Crop:
+        """Always the same box."""
+        scale = self.fraction * min(height / self.size[0], width / self.size[1])
+        crop_height = min(height, max(1, round(self.size[0] * scale)))
+        crop_width = min(width, max(1, round(self.size[1] * scale)))
+        return Crop((width - crop_width) // 2, (height - crop_height) // 2, crop_width, crop_height, mirrored=False)

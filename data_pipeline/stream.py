@@ -1,0 +1,226 @@
+"""The stream: every sample exactly once an epoch, the same batches on any number of ranks and workers, from any step.
+
+Usable alone, in anyone's loop: `for batch in Stream(...)`, or through `DataLoader(stream, batch_size=None)`.
+"""
+
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from math import ceil, gcd
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from data_pipeline.augment import View
+from data_pipeline.manifest import DatasetError, locate_sample, sample_starts
+from data_pipeline.order import Integers, Located, Mixture, Order, Plan, rank_positions
+from data_pipeline.rows import FillReport, Part, Substitution, rows_of
+from data_pipeline.workers import Pool, open_pool, run_ahead
+
+_MOST_SUBSTITUTED = 0.001
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's rows of a global batch, in the order of their run positions.
+
+    images: uint8, (b, height, width, 3). labels: int64, (b,), -1 where there is none. positions: run positions, int64,
+    (b,). datasets, samples, epochs: which sample each row is; numbers within the split, before any substitution.
+    """
+
+    images: Tensor
+    labels: Tensor
+    positions: Integers
+    datasets: Integers
+    samples: Integers
+    epochs: Integers
+
+
+class Stream(IterableDataset[Batch]):
+    """Batches of one split, or of a mixture, for one rank.
+
+    Args:
+        parts: the splits, one for each of the plan's weights.
+        view: how a sample becomes pixels.
+        batch_size: of the global batch: samples over all ranks.
+        seed: of order and augmentations.
+        plan: lanes, blocks, views, weights.
+        members: for each part the sorted sample numbers that take part, None for all.
+        rank, world: this process and how many there are.
+        workers: processes that decode; 0 decodes in this one.
+        prefetch: batches filled ahead of their use.
+        epochs: where iteration ends: ceil(epochs N / batch_size) batches; None for never.
+        pin_memory: hand out page-locked tensors, for asynchronous copies to a GPU.
+
+    Raises:
+        ValueError: a batch that the ranks cannot share equally, weights that do not fit the parts, empty parts.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        view: View,
+        *,
+        batch_size: int,
+        seed: int,
+        plan: Plan | None = None,
+        members: Sequence[Integers | None] | None = None,
+        rank: int = 0,
+        world: int = 1,
+        workers: int = 0,
+        prefetch: int = 3,
+        epochs: float | None = None,
+        pin_memory: bool = False,
+    ) -> None:
+        if batch_size % world or batch_size < 1:
+            near = max(world, batch_size // world * world)
+            raise ValueError(
+                f"--batch-size {batch_size} is not divisible by {world} processes; "
+                f"the nearest that are: {near}, {near + world}"
+            )
+        if not 0 <= rank < world:
+            raise ValueError(f"rank {rank}: expected 0 to {world - 1}")
+        self.plan = plan or Plan()
+        self._splits = [part.manifest.split(part.split) for part in parts]
+        members = members or [None] * len(parts)
+        orders = [
+            Order(
+                [shard.samples for shard in split.shards],
+                [shard.bytes for shard in split.shards],
+                fingerprint=split.fingerprint,
+                plan=self.plan,
+                seed=seed,
+                members=chosen,
+            )
+            for split, chosen in zip(self._splits, members, strict=True)
+        ]
+        self._order = Mixture(orders, self.plan)
+        self._starts = [sample_starts(split) for split in self._splits]
+        self._parts = tuple(parts)
+        self._batch_size = batch_size
+        self._seed = seed
+        self._rank, self._world = rank, world
+        self._pin_memory = pin_memory
+        self._open_pool = partial(
+            open_pool, self._parts, view, seed, rows=batch_size // world, workers=workers, prefetch=prefetch
+        )
+        self._pool: Pool | None = None
+        self._end = None if epochs is None else ceil(epochs * self.epoch_positions / batch_size) * batch_size
+        self._position = 0
+        self._substitutions: dict[tuple[int, int], Substitution] = {}
+        self._skipped: list[tuple[int, int]] = []
+        self.report = FillReport()
+
+    @property
+    def epoch_positions(self) -> int:
+        """Positions in an epoch: samples times views, over all parts."""
+        return self._order.epoch_positions
+
+    @property
+    def position(self) -> int:
+        """t: the run position after the last batch handed out, the same on all ranks."""
+        return self._position
+
+    @property
+    def read_factor(self) -> float:
+        """How often a block is read in an epoch, by all ranks together."""
+        return self._world / gcd(self._world, self.plan.lanes)
+
+    def steps(self, epochs: float) -> int:
+        """Global batches in so many epochs: the last may reach into the next epoch."""
+        return ceil(epochs * self.epoch_positions / self._batch_size)
+
+    def skip(self, start: int, stop: int) -> None:
+        """Leave out the run positions from `start` to `stop`: whole batches, on every rank alike."""
+        if (stop - start) % self._batch_size or start < self._position:
+            raise ValueError(f"skip {start} to {stop}: expected whole batches of {self._batch_size} not yet handed out")
+        self._skipped.append((start, stop))
+
+    def state(self) -> dict[str, Any]:
+        """Everything a resumed stream needs, for JSON. Only `substitutions` can differ between ranks: merge them."""
+        return {
+            "fingerprints": [split.fingerprint for split in self._splits],
+            "plan": asdict(self.plan) | {"weights": list(self.plan.weights)},
+            "seed": self._seed,
+            "position": self._position,
+            "substitutions": [list(substitution) for substitution in self._substitutions.values()],
+            "skipped": [list(span) for span in self._skipped],
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on where a state was taken, on this rank of this world, whatever world took it.
+
+        Raises:
+            ValueError: the state is of other data, another plan or another seed.
+        """
+        own = self.state()
+        for name, why in (
+            ("fingerprints", "the dataset is another one than the run was begun with: give its folder with --data"),
+            ("plan", "the order would differ: give the options that the run was begun with"),
+            ("seed", "the order would differ: give the --seed that the run was begun with"),
+        ):
+            if state[name] != own[name]:
+                raise ValueError(f"cannot resume the stream: {name} was {state[name]}, now {own[name]}; {why}")
+        self._position = state["position"]
+        self._skipped = [(start, stop) for start, stop in state["skipped"]]
+        self._substitutions = {}
+        for dataset, sample, replacement, reason in state["substitutions"]:
+            self._substitutions[dataset, sample] = Substitution(dataset, sample, replacement, reason)
+
+    def __iter__(self) -> Iterator[Batch]:
+        if get_worker_info() is not None:
+            raise ValueError("the stream has its own workers: use DataLoader(stream, batch_size=None, num_workers=0)")
+        if self._pool is None:
+            self._pool = self._open_pool()
+            weakref.finalize(self, self._pool.close)
+        try:
+            for (stop, positions, located), images, labels, report in run_ahead(
+                self._pool, self._jobs(), self._pin_memory
+            ):
+                self._note(report)
+                self._position = stop
+                yield Batch(images, labels, positions, located.dataset, located.sample, located.epoch)
+        except RuntimeError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the workers; iterating again starts new ones."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+    def _spans(self) -> Iterator[tuple[int, int]]:
+        """Start and end of every global batch from here on."""
+        start = self._position
+        while self._end is None or start < self._end:
+            stop = start + self._batch_size
+            over = [last for first, last in self._skipped if first < stop and start < last]
+            if over:
+                start = max(over)
+                continue
+            yield start, stop
+            start = stop
+
+    def _jobs(self) -> Iterator[tuple[np.ndarray, tuple[int, Integers, Located]]]:
+        for start, stop in self._spans():
+            positions = rank_positions(start, stop - start, self._rank, self._world)
+            located = self._order.locate(positions)
+            yield rows_of(self._starts, located), (stop, positions, located)
+
+    def _note(self, report: FillReport) -> None:
+        self.report.add(report)
+        for substitution in report.substitutions:
+            self._substitutions[substitution.dataset, substitution.sample] = substitution
+        samples = sum(split.samples for split in self._splits)
+        if len(self._substitutions) > _MOST_SUBSTITUTED * samples:
+            dataset, sample, _, reason = next(iter(self._substitutions.values()))
+            shard, row = locate_sample(self._starts[dataset], [sample])
+            raise DatasetError(
+                f"{len(self._substitutions)} of {samples} samples do not decode, more than {_MOST_SUBSTITUTED:.1%}: "
+                f"the first is sample {row[0]} of shard {self._splits[dataset].shards[shard[0]].file} ({reason}); "
+                "write the dataset again with this version of sherd, which leaves such images out"
+            )
