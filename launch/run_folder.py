@@ -1,0 +1,252 @@
+"""The folder of a run: where its files are, whether a start here begins or continues a run, and its small files.
+
+    config.json  environment.json  metrics.jsonl  exit.json  stop  checkpoints/  figures/  encoder/
+
+Rank 0 opens it with `open_run`, which locks it; other ranks make a `RunFolder` of the path, and only read.
+"""
+
+import dataclasses
+import datetime
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from launch.atomic import Guard, clean_partials, explain_full_disk, write_atomically, write_json
+from launch.lock import WorldLock
+from launch.strict_json import ABSENT, differences, read_json
+
+ExitStatus = Literal["done", "preempted", "failed"]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """Paths and small files of one run. Writing is for rank 0; with a lock, `guard` is checked before every write."""
+
+    path: Path
+    lock: WorldLock | None = None
+    continues: bool = False
+    """Whether the folder held this run already when it was opened."""
+    changes: tuple[tuple[str, Any, Any], ...] = ()
+    """(dotted field, value in the folder, value asked for) of the fields that were changed on continuing."""
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def environment(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def exit(self) -> Path:
+        return self.path / "exit.json"
+
+    @property
+    def stop(self) -> Path:
+        return self.path / "stop"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    @property
+    def encoder(self) -> Path:
+        return self.path / "encoder"
+
+    @property
+    def guard(self) -> Guard | None:
+        """What the functions of `launch.atomic` call before a rename; None without a lock."""
+        return None if self.lock is None else self.lock.check
+
+    def write_json(self, path: Path, value: Any) -> None:
+        """Writes one of the JSON files above, atomically. Raises LockLostError, ValueError for NaN, OSError."""
+        write_json(path, value, self.guard)
+
+    def append_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Adds one line to metrics.jsonl; `metrics` must hold "step". NaN and infinities, not in JSON, become null.
+
+        Raises LockLostError, and OSError on a full disk, when the lines before stay whole.
+        """
+        assert "step" in metrics
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()}
+        line = (json.dumps(finite, allow_nan=False) + "\n").encode()
+        if self.lock is not None:
+            self.lock.check()
+        with explain_full_disk(self.metrics, len(line)), open(self.metrics, "ab", buffering=0) as file:
+            before = file.seek(0, os.SEEK_END)
+            try:
+                written = file.write(line)
+                # The disk took a part: asking for the rest makes it say why.
+                while written < len(line):
+                    written += file.write(line[written:])
+            except OSError:
+                file.truncate(before)
+                raise
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl, without a last one that a crash has torn; [] when there is no such file.
+
+        Raises ValueError naming the line when one before the last is not JSON with a step.
+        """
+        if not self.metrics.exists():
+            return []
+        rows: list[dict[str, Any]] = []
+        torn: int | None = None
+        for number, line in enumerate(self.metrics.read_bytes().split(b"\n"), start=1):
+            row = _parse_row(line)
+            if row is not None and torn is not None:
+                raise ValueError(f"{self.metrics}: line {torn} is not a JSON object with a step; remove it")
+            if row is not None:
+                rows.append(row)
+            elif line and torn is None:
+                torn = number
+        return rows
+
+    def cut_metrics(self, step: int) -> int:
+        """Drops, atomically, the lines after `step`, which a run resuming from that step writes again, and a torn end.
+
+        Returns the number of lines dropped. Raises what `read_metrics` raises, LockLostError and OSError.
+        """
+        if not self.metrics.exists():
+            return 0
+        content = self.metrics.read_bytes()
+        lines = [line for line in content.split(b"\n") if line]
+        kept = [row for row in self.read_metrics() if row["step"] <= step]
+        if len(kept) < len(lines) or (lines and not content.endswith(b"\n")):
+            write_atomically(self.metrics, "".join(json.dumps(row) + "\n" for row in kept), self.guard)
+        return len(lines) - len(kept)
+
+    def write_exit(self, status: ExitStatus, **details: Any) -> None:
+        """Writes exit.json, which wrappers read: exit codes do not survive every launcher."""
+        ended = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self.write_json(self.exit, {"status": status, "ended": ended, **details})
+
+    def stop_requested(self) -> bool:
+        """Whether someone has made the file `stop`, which asks the run to save and leave."""
+        return self.stop.exists()
+
+    def clear_stop(self) -> None:
+        """To be called when the run acts on the request, so that the next start does not stop at once."""
+        self.stop.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Releases the lock."""
+        if self.lock is not None:
+            self.lock.release()
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_run(
+    path: Path, config: Mapping[str, Any], may_change: frozenset[str] = frozenset(), lock_wait_seconds: float = 0.0
+) -> RunFolder:
+    """Locks `path` and begins a run there, or continues the one that it holds. For rank 0; close it at the end.
+
+    `config` is plain JSON. When the folder holds the same run, fields may differ if they, or a field they lie in, are
+    among the dotted names of `may_change`; config.json then gets the new values. What an earlier start left behind
+    (exit.json, stop, unfinished files) is removed. `lock_wait_seconds`: see `WorldLock.acquire`.
+
+    Raises ValueError for a folder that is no run's, or another run's; FolderInUseError; OSError.
+    """
+    config = json.loads(json.dumps(config, allow_nan=False))
+    # Before the lock, so that nothing is put into a folder that is not ours; after it again, as it may have changed.
+    _compare(path, config, may_change)
+    lock = WorldLock(path)
+    lock.acquire(wait_seconds=lock_wait_seconds)
+    try:
+        continues, changes = _compare(path, config, may_change)
+        run = RunFolder(path, lock, continues, changes)
+        for folder in (path, run.checkpoints, run.figures):
+            clean_partials(folder)
+        run.exit.unlink(missing_ok=True)
+        run.clear_stop()
+        if changes or not continues:
+            run.write_json(run.config, config)
+    except (OSError, ValueError, RuntimeError):
+        lock.release()
+        raise
+    return run
+
+
+def _compare(
+    path: Path, config: Mapping[str, Any], may_change: frozenset[str]
+) -> tuple[bool, tuple[tuple[str, Any, Any], ...]]:
+    """(the folder holds this run already, permitted changes); ValueError when it holds anything else."""
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path}: is a file, expected a folder; give another --out")
+    config_path = path / "config.json"
+    if not config_path.exists():
+        _require_empty(path)
+        return False, ()
+    changes = differences(read_json(config_path), config)
+    refused = [change for change in changes if not _is_allowed(change[0], may_change)]
+    if refused:
+        lines = [f"  {name}: folder has {_show(old)}, asked for {_show(new)}" for name, old, new in refused]
+        options = " ".join(option for name, old, _ in refused if (option := _option(name, old)))
+        same = f", or continue this one with {options}" if options else ""
+        raise ValueError(
+            f"{path}: holds another run, which differs in fields that cannot change on resume:\n"
+            + "\n".join(lines)
+            + f"\ngive another --out for a new run{same}"
+        )
+    return True, tuple(changes)
+
+
+def _require_empty(path: Path) -> None:
+    if not path.exists():
+        return
+    # Launchers may put their logs here first, and a run that never started its exit.json.
+    foreign = sorted(p.name for p in path.iterdir() if not p.name.startswith(".") and p.name not in _BEFORE_A_RUN)
+    if foreign:
+        raise ValueError(
+            f"{path}: not a run folder: it holds {foreign[0]}{f' and {len(foreign) - 1} more' * (len(foreign) > 1)}, "
+            "but no config.json; expected a new, an empty or a run's folder: give another --out"
+        )
+
+
+_BEFORE_A_RUN = frozenset({"logs", "exit.json", "stop"})
+
+
+def _is_allowed(name: str, may_change: frozenset[str]) -> bool:
+    parts = name.split(".")
+    return any(".".join(parts[: length + 1]) in may_change for length in range(len(parts)))
+
+
+def _show(value: Any) -> str:
+    return ABSENT if value == ABSENT else json.dumps(value)
+
+
+def _option(name: str, value: Any) -> str:
+    """The option that gives a field the value which the folder has; "" where no option can."""
+    if value == ABSENT or isinstance(value, dict):
+        return ""
+    if name == "recipe":
+        return f"the recipe {value}"
+    head, dot, tail = name.replace("_", "-").rpartition(".")
+    if isinstance(value, bool):
+        return f"--{head}{dot}{'' if value else 'no-'}{tail}"
+    words = value if isinstance(value, list) else [value]
+    return " ".join([f"--{head}{dot}{tail}", *map(str, words)])
+
+
+def _parse_row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), (int, float)) else None
