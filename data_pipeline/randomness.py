@@ -25,6 +25,7 @@ class Purpose(IntEnum):
     MASK = 4
     SHARD_SHUFFLE = 5
     INITIALISATION = 6
+    FIGURE_MASK = 7
 
 
 def key(*words: int) -> int:

@@ -4,7 +4,7 @@ Usable alone, in anyone's loop: `for batch in Stream(...)`, or through `DataLoad
 """
 
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from math import ceil, gcd
@@ -128,6 +128,14 @@ class Stream(IterableDataset[Batch]):
     def read_factor(self) -> float:
         """How often a block is read in an epoch, by all ranks together."""
         return self._world / gcd(self._world, self.plan.lanes)
+
+    def explain(self, say: Callable[[str], None]) -> None:
+        """Tell what a user would want to know of this world: bytes that are read more than once."""
+        if self.read_factor > 1:
+            say(
+                f"note: {self._world} processes do not divide the {self.plan.lanes} lanes of this run, so bytes are "
+                f"read up to {self.read_factor:g} times; samples and their order are the same"
+            )
 
     def steps(self, epochs: float) -> int:
         """Global batches in so many epochs: the last may reach into the next epoch."""

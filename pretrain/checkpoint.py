@@ -1,0 +1,200 @@
+"""Checkpoints: whole or absent, verified when read, safetensors and JSON only.
+
+checkpoints/latest                      the name of the newest
+checkpoints/step-00001000/model.safetensors      weights, by parameter name
+                          optimizer.safetensors  AdamW's state, `name.exp_avg` and so on
+                          state.json             step, the stream's state, what bit-equality depends on
+                          checksums.json         SHA-256 of the three
+"""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from launch.atomic import Guard, atomic_folder, write_atomically
+
+_STEP = re.compile(r"step-(\d{8,})")
+_FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
+_LATEST = "latest"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint folder that has been verified."""
+
+    path: Path
+    state: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        return self.state["step"]
+
+
+def save_checkpoint(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any], guard: Guard | None
+) -> Path:
+    """Write `folder/step-N` aside, sync it and rename it; `latest` still names the one before.
+
+    Raises:
+        OSError: a full disk; what was there is untouched.
+    """
+    final = folder / f"step-{state['step']:08d}"
+    if final.exists():  # left by a run that was killed before `latest` moved, or damaged
+        shutil.rmtree(final)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    moments = {name: tensor.detach().cpu().contiguous() for name, tensor in optimizer_tensors(optimizer).items()}
+    wanted = sum(tensor.nbytes for tensors in (weights, moments) for tensor in tensors.values())
+    with atomic_folder(final, guard, bytes_wanted=wanted) as partial:
+        save_file(weights, partial / "model.safetensors")
+        save_file(moments, partial / "optimizer.safetensors")
+        (partial / "state.json").write_text(json.dumps(state, indent=1) + "\n")
+        sums = {name: _sha256(partial / name) for name in _FILES}
+        (partial / "checksums.json").write_text(json.dumps(sums, indent=1) + "\n")
+    return final
+
+
+def move_latest(folder: Path, newest: Path, keep: int, guard: Guard | None) -> None:
+    """Let `latest` name the newest checkpoint, and remove all but the newest `keep`."""
+    write_atomically(folder / _LATEST, newest.name + "\n", guard)
+    steps = [path for path in _checkpoints(folder) if path.name <= newest.name]
+    for path in steps[:-keep]:
+        shutil.rmtree(path)
+
+
+def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
+    """The checkpoint that `latest` names or, where that is damaged, the newest whole one before it.
+
+    Raises:
+        ValueError: there are checkpoints, but none is whole.
+    """
+    if not (folder / _LATEST).is_file():
+        return None
+    latest = (folder / _LATEST).read_text().strip()
+    damaged: list[str] = []
+    for path in reversed([path for path in _checkpoints(folder) if path.name <= latest]):
+        try:
+            checkpoint = read_checkpoint(path)
+        except ValueError as error:
+            damaged.append(str(error))
+            continue
+        for problem in damaged:
+            warn(f"warning: {problem}; going on from {path.name}, the newest whole one before it")
+        return checkpoint
+    raise ValueError(
+        f"{folder}: no whole checkpoint ({'; '.join(damaged) or f'{latest} is gone'}); "
+        "restore one from a backup, or remove the run folder to begin again"
+    )
+
+
+def find_checkpoint(where: str, option: str, warn: Callable[[str], None]) -> Checkpoint:
+    """The checkpoint at a path that a user named: a checkpoint folder, or the newest one of a run folder.
+
+    Raises:
+        ValueError: there is none; `option` is named in the message.
+    """
+    path = Path(where)
+    if (path / "state.json").is_file():
+        return read_checkpoint(path)
+    checkpoint = newest_checkpoint(path / "checkpoints", warn) if path.is_dir() else None
+    if checkpoint is None:
+        raise ValueError(
+            f"{option} {where}: expected a checkpoint folder (with state.json) or a run folder with checkpoints, "
+            f"found {'a folder without either' if path.is_dir() else 'no such folder'}"
+        )
+    return checkpoint
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Verify a checkpoint folder's checksums and read its state. Raises ValueError naming what is damaged."""
+    try:
+        sums = json.loads((path / "checksums.json").read_text())
+        for name in _FILES:
+            if _sha256(path / name) != sums[name]:
+                raise ValueError(f"checkpoint {path}: {name} differs from its checksum")
+        return Checkpoint(path, json.loads((path / "state.json").read_text()))
+    except (OSError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"checkpoint {path}: not whole ({error})") from error
+
+
+def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
+    """Load the weights; every name and shape must match. Raises ValueError listing those that do not."""
+    tensors = _load(checkpoint.path / "model.safetensors")
+    check_fit(tensors, model.state_dict(), str(checkpoint.path / "model.safetensors"))
+    model.load_state_dict(tensors)
+
+
+def load_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> None:
+    """Load the optimizer's state by parameter name. Raises ValueError where it is of other parameters."""
+    path = checkpoint.path / "optimizer.safetensors"
+    tensors = _load(path)
+    names = [name for group in optimizer.param_groups for name in group["param_names"]]
+    state: dict[int, dict[str, Tensor]] = {index: {} for index in range(len(names))}
+    number = {name: index for index, name in enumerate(names)}
+    unknown = []
+    for full, tensor in tensors.items():
+        name, _, kind = full.rpartition(".")
+        if name in number:
+            state[number[name]][kind] = tensor
+        else:
+            unknown.append(full)
+    missing = [name for name in names if not state[number[name]]]
+    if unknown or missing:
+        raise ValueError(f"{path}: state of other parameters: unknown {_some(unknown)}; missing {_some(missing)}")
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state as `parameter name.kind` -> tensor."""
+    names = [name for group in optimizer.param_groups for name in group["param_names"]]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return {
+        f"{name}.{kind}": tensor
+        for name, parameter in zip(names, parameters, strict=True)
+        for kind, tensor in optimizer.state[parameter].items()
+    }
+
+
+def check_fit(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
+    """Raise ValueError, naming them, unless names and shapes are exactly those expected."""
+    missing = sorted(expected.keys() - tensors.keys())
+    extra = sorted(tensors.keys() - expected.keys())
+    shapes = [
+        f"{name} {list(tensors[name].shape)} instead of {list(expected[name].shape)}"
+        for name in sorted(expected.keys() & tensors.keys())
+        if tensors[name].shape != expected[name].shape
+    ]
+    if missing or extra or shapes:
+        raise ValueError(
+            f"{where} does not fit the model: missing {_some(missing)}; not expected {_some(extra)}; "
+            f"of another shape {_some(shapes)}; give the options of the run that wrote it"
+        )
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if _STEP.fullmatch(path.name))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") if names else "none"

@@ -1,0 +1,105 @@
+"""Pre-train a vision transformer without labels by masked autoencoding (He et al. 2022, arXiv:2111.06377).
+
+python pretrain/mae.py RECIPE --data DATASET --out RUN, or the same under `accelerate launch`. The same command goes on
+with a run that was interrupted.
+"""
+
+import os
+
+from launch.settings import parse
+from pretrain.mae_config import MAY_CHANGE_ON_RESUME, MaeConfig
+from pretrain.recipes import RECIPES
+
+
+def train(recipe: str, config: MaeConfig) -> None:
+    """Train, evaluate and export as the config says."""
+    import torch  # here and below: --help must not wait for it
+    from torch import Tensor, nn
+
+    from data_pipeline.augment import RandomResizedCrop
+    from data_pipeline.manifest import read_manifest
+    from data_pipeline.order import Integers, Plan, lanes_for
+    from data_pipeline.randomness import Purpose, hash_array, key, uniform_array
+    from data_pipeline.rows import Part
+    from data_pipeline.stream import Batch, Stream
+    from pretrain.encoder_folder import save_encoder
+    from pretrain.loop import Pace, Training, fit
+    from pretrain.masked_autoencoder import MaskedAutoencoder, create_encoder
+    from pretrain.monitor import Monitor
+    from pretrain.optimizer import create_optimizer, learning_rate, peak_learning_rate
+    from pretrain.pixels import choose_normalization
+    from pretrain.session import bit_equality_depends_on, find_start, loader_workers, session
+
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    with session(recipe, config, config.out, MAY_CHANGE_ON_RESUME, precision=config.precision) as own:
+        world, console = own.world, own.console
+        manifest = read_manifest(config.data)
+        normalization = choose_normalization(config.normalization, manifest)
+        model = MaskedAutoencoder(create_encoder(config.encoder), config.decoder, config.objective)
+        model.initialize(torch.Generator().manual_seed(key(config.seed, Purpose.INITIALISATION) >> 1))
+        model.to(world.device)
+        workers = loader_workers(config.workers, world)
+        stream = Stream(
+            [Part(manifest, config.split)],
+            RandomResizedCrop(config.encoder.image_size, config.crop_scale, mirror=config.mirror),
+            batch_size=config.batch_size,
+            seed=config.seed,
+            plan=Plan(lanes=lanes_for(config.max_world)),
+            rank=world.rank,
+            world=world.size,
+            workers=workers,
+            epochs=config.epochs,
+            pin_memory=world.device.type == "cuda",
+        )
+        optimizer = create_optimizer(model, config.optimizer)
+        training = Training(world, model, optimizer, stream, own.run, console, bit_equality_depends_on(world))
+        pace = Pace(
+            steps=stream.steps(config.epochs),
+            accumulate=config.accumulate,
+            log_every=config.log_every,
+            checkpoint_steps=config.checkpoint_steps,
+            evaluate_steps=stream.steps(config.evaluate_epochs),
+            keep=config.keep_checkpoints,
+        )
+        console.say(
+            f"{manifest.split(config.split).samples:,} images of {config.data} [{config.split}], {config.epochs:g} "
+            f"epochs in {pace.steps:,} steps of {config.batch_size}; "
+            f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.1f} M parameters; "
+            f"{world.size} x {world.device.type}, {workers} loader workers each, {config.precision}, seed {config.seed}"
+        )
+        stream.explain(console.say)
+        start = find_start(training, config.resume, config.init_from)
+
+        def noise_of(keys: Integers, purpose: Purpose) -> Tensor:
+            seeds = hash_array(key(config.seed, purpose), keys.astype("uint64"))
+            return torch.from_numpy(uniform_array(seeds, model.patches)).to(world.device, non_blocking=True)
+
+        def loss_of(shared: nn.Module, images: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+            out = shared(normalization.normalize(images), noise_of(batch.positions, Purpose.MASK))
+            return out.loss, {"masked_mse": out.loss}
+
+        peak = peak_learning_rate(config.optimizer, config.batch_size)
+        monitor = Monitor(
+            config, manifest, model, normalization, lambda keys: noise_of(keys, Purpose.FIGURE_MASK), own, workers
+        )
+        status = fit(
+            training,
+            loss_of,
+            pace,
+            learning_rate=lambda epoch: learning_rate(epoch, config.optimizer, peak=peak, epochs=config.epochs),
+            clip_norm=config.optimizer.clip_norm,
+            evaluate=lambda _: monitor.evaluate(stream.position / stream.epoch_positions),
+            start=start,
+        )
+        stream.close()
+        if status == "done" and world.rank == 0:
+            save_encoder(own.run.encoder, model.encoder, config.encoder, normalization, own.run.guard)
+            console.say(f"done: the encoder is in {own.run.encoder}, figures in {own.run.figures}")
+        own.close(status, stream.position // config.batch_size)
+
+
+if __name__ == "__main__":
+    assert __doc__ is not None
+    train(*parse(__doc__, RECIPES))

@@ -1,0 +1,128 @@
+"""The whole of a masked-autoencoder run, as one frozen dataclass that imports nothing heavy."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from launch.settings import REQUIRED
+from pretrain.config import DecoderConfig, EncoderConfig, ObjectiveConfig, OptimizerConfig
+
+MAY_CHANGE_ON_RESUME = frozenset(
+    {
+        "data",  # the path; the fingerprint of what lies there may not
+        "out",
+        "workers",
+        "accumulate",
+        "log_every",
+        "checkpoint_steps",
+        "keep_checkpoints",
+        "evaluate_epochs",
+        "knn",
+        "resume",
+        "init_from",
+        "deterministic",
+    }
+)
+
+
+@dataclass(frozen=True)
+class KnnConfig:
+    """k-nearest-neighbour classification of held-out images by frozen features, where the dataset has labels.
+
+    Cosine similarity, votes weighted by exp(similarity / temperature) (Wu et al. 2018, arXiv:1805.01978).
+    """
+
+    neighbours: int = 20
+    """k."""
+    temperature: float = 0.07
+    """Of the votes' weights."""
+    most_train: int = 50_000
+    """At most so many training images are neighbours; the first in dataset order, which is shuffled."""
+    most_held_out: int = 10_000
+    """At most so many held-out images are classified."""
+
+    def __post_init__(self) -> None:
+        for option in ("neighbours", "temperature", "most_train", "most_held_out"):
+            if getattr(self, option) <= 0:
+                raise ValueError(
+                    f"--knn.{option.replace('_', '-')} expects a positive number, got {getattr(self, option)}"
+                )
+
+
+@dataclass(frozen=True)
+class MaeConfig:
+    """Pre-training by masked autoencoding (He et al. 2022, arXiv:2111.06377).
+
+    Raises:
+        ValueError: a number outside its range, sizes that do not fit each other, a warm-up longer than the run.
+    """
+
+    encoder: EncoderConfig
+    epochs: float
+    """Passes over the data."""
+    batch_size: int
+    """Images of an optimizer step, over all processes and accumulated parts."""
+    data: str = REQUIRED
+    """Dataset folder that data_pipeline/shard.py wrote."""
+    out: str = REQUIRED
+    """Run folder; the same command continues what it holds."""
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    knn: KnnConfig = field(default_factory=KnnConfig)
+    seed: int = 0
+    """Of initialisation, order, crops and masks."""
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    """Share of an image's area that a random crop shows."""
+    mirror: float = 0.5
+    """Probability of a horizontal flip; 0 where left and right differ in meaning, as in writing."""
+    normalization: Literal["imagenet", "dataset"] = "imagenet"
+    """Whose channel means and deviations: ImageNet's, or those in the dataset's manifest."""
+    split: str = "train"
+    """The split to train on."""
+    held_out: str = "test"
+    """The split for figures and k-NN, where the dataset has it."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: mixed precision, weights and optimizer stay in fp32."""
+    accumulate: int = 1
+    """Each process runs its part of a batch in so many pieces, one after another, to save memory."""
+    workers: int | None = None
+    """Loader processes beside each training process; None: one for every core but one, 16 at most."""
+    max_world: int = 16
+    """Up to how many processes the run may ever have and read every byte once: decides the order."""
+    log_every: int = 20
+    """Steps between lines of metrics.jsonl."""
+    checkpoint_steps: int = 500
+    """Steps between checkpoints; one is also written at the end and when the run is asked to stop."""
+    keep_checkpoints: int = 3
+    """So many of the newest stay."""
+    evaluate_epochs: float = 50.0
+    """Epochs between k-NN with figures; both are also made at the end. 0: only there."""
+    resume: str | None = None
+    """Run folder or checkpoint to go on from when --out holds none: weights, optimizer, place in the stream."""
+    init_from: str | None = None
+    """Run folder or checkpoint whose weights a new run starts with."""
+    deterministic: bool = False
+    """On a GPU: only operations that give the same bits each time, as CPUs do; slower."""
+
+    def __post_init__(self) -> None:
+        for option in ("epochs", "batch_size", "accumulate", "log_every", "checkpoint_steps", "keep_checkpoints"):
+            self._check(option, getattr(self, option) > 0, "a positive number")
+        for option in ("evaluate_epochs", "seed"):
+            self._check(option, getattr(self, option) >= 0, "zero or more")
+        self._check("workers", self.workers is None or self.workers >= 0, "zero or more")
+        self._check("mirror", 0 <= self.mirror <= 1, "a probability from 0 to 1")
+        self._check("max_world", 1 <= self.max_world <= 512, "1 to 512")
+        low, high = self.crop_scale
+        self._check("crop_scale", 0 < low <= high <= 1, "two shares of the area, the smaller first, such as 0.2 1")
+        if self.encoder.channels != 3:
+            raise ValueError(
+                f"--encoder.channels {self.encoder.channels}: images are read as RGB, expected 3; "
+                "grey images are read as RGB with equal channels"
+            )
+        self.objective.visible_patches(self.encoder.patches)
+        self.optimizer.check_epochs(self.epochs)
+
+    def _check(self, option: str, fits: bool, expected: str) -> None:
+        if not fits:
+            value: Any = getattr(self, option)
+            raise ValueError(f"--{option.replace('_', '-')} expects {expected}, got {value}")

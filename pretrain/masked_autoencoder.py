@@ -1,0 +1,299 @@
+"""Masked autoencoders: He et al., "Masked Autoencoders Are Scalable Vision Learners", 2022, arXiv:2111.06377.
+
+Shapes: b images, n patches an image of which k are visible and m masked, p values a patch, d the encoder's width and
+w the decoder's. Nothing here draws from the global random state.
+"""
+
+import difflib
+import math
+from typing import NamedTuple
+
+import timm
+import torch
+from jaxtyping import Float, Int
+from timm.layers.attention import Attention
+from timm.layers.layer_scale import LayerScale
+from timm.layers.norm import LayerNorm
+from timm.layers.patch_embed import PatchEmbed
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+
+from pretrain.config import DecoderConfig, EncoderConfig, ObjectiveConfig, check_heads, check_sincos_width
+
+Size = tuple[int, int]
+
+
+class Masked(NamedTuple):
+    """Patches the encoder sees, in its order; the others; and where each patch stands in the two laid end to end."""
+
+    keep: Int[Tensor, "b k"]
+    masked: Int[Tensor, "b m"]
+    restore: Int[Tensor, "b n"]
+
+
+class Output(NamedTuple):
+    """The loss, the prediction of the masked patches in the units of the targets, and which patches those are."""
+
+    loss: Float[Tensor, ""]
+    prediction: Float[Tensor, "b m p"]
+    masked: Int[Tensor, "b m"]
+
+
+class Reconstruction(NamedTuple):
+    """All patches predicted, in the units of the targets; mask, 1 where hidden; images in the units of the input.
+
+    `pasted` is `images` with the visible patches as they were. Where targets are normalised `leaked_statistics` is
+    True: each patch's mean and deviation then come from the hidden truth, which a figure must say.
+    """
+
+    prediction: Float[Tensor, "b n p"]
+    mask: Float[Tensor, "b n"]
+    images: Float[Tensor, "b c h w"]
+    pasted: Float[Tensor, "b c h w"]
+    leaked_statistics: bool
+
+
+class Features(NamedTuple):
+    """After the final norm: the mean of the patch tokens, and the class token."""
+
+    mean: Float[Tensor, "b d"]
+    class_token: Float[Tensor, "b d"]
+
+
+def create_encoder(config: EncoderConfig) -> VisionTransformer:
+    """A timm VisionTransformer without a head, with its class token and its final `norm`, on the CPU.
+
+    Its parameters are NaN, seen in the first loss, until `initialize_encoder` or a checkpoint fills them. ValueError if
+    timm knows no such model, its heads do not fit its width, or the masked forward would differ from timm's own.
+    """
+    if not timm.is_model(config.name):
+        close = ", ".join(difflib.get_close_matches(config.name, timm.list_models(), n=3, cutoff=0))
+        raise ValueError(f"--encoder.name {config.name} is no model of timm {timm.__version__}; the closest: {close}")
+    with torch.device("meta"):
+        plain = check_supported(timm.create_model(config.name, num_classes=0), config.name)
+        attention = plain.get_submodule("blocks.0.attn")
+        assert isinstance(attention, Attention)
+        check_heads("encoder", config.width or plain.embed_dim, config.heads or attention.num_heads)
+        sizes = {"img_size": config.image_size, "patch_size": config.patch_size, "in_chans": config.channels}
+        sizes |= {"embed_dim": config.width, "depth": config.depth, "num_heads": config.heads}
+        # Under mean pooling timm would name the final norm fc_norm, as no checkpoint of an encoder does.
+        encoder = timm.create_model(config.name, **sizes, num_classes=0, global_pool="token", fc_norm=False)
+    encoder = check_supported(encoder, config.name)
+    assert encoder.patch_embed.grid_size == config.grid
+    _allocate(encoder)
+    return encoder
+
+
+def check_supported(encoder: nn.Module, name: str) -> VisionTransformer:
+    """The encoder itself; ValueError, naming the feature, where the masked forward would differ from timm's own."""
+    # A subclass may override any part of the forward, so only the class itself will do.
+    if not isinstance(encoder, VisionTransformer) or type(encoder) is not VisionTransformer:
+        refused = {
+            "rotary positions (RoPE)": getattr(encoder, "rope", None) is not None,
+            "a distillation token": hasattr(encoder, "dist_token"),
+            f"a {type(encoder).__name__}, which is not timm's VisionTransformer": True,
+        }
+    else:
+        embed, block, norms = encoder.patch_embed, encoder.blocks[0], (encoder.norm, encoder.fc_norm)
+        refused = {
+            "register tokens": encoder.reg_token is not None,
+            "a model without a class token": encoder.cls_token is None,
+            "a model without position embeddings": encoder.pos_embed is None,
+            "a class token without a position (no_embed_class)": encoder.no_embed_class,
+            "a norm before the blocks (norm_pre)": not isinstance(encoder.norm_pre, nn.Identity),
+            "dynamic image sizes (dynamic_img_size)": encoder.dynamic_img_size,
+            f"a patch embedding of class {type(embed).__name__}": type(embed) is not PatchEmbed,
+            "a norm in the patch embedding": not isinstance(getattr(embed, "norm", None), nn.Identity),
+            "dropping patches (patch_drop)": not isinstance(encoder.patch_drop, nn.Identity),
+            f"blocks of class {type(block).__name__}": type(block) is not Block,
+            "another kind of attention": type(getattr(block, "attn", None)) is not Attention,
+            "another final norm than LayerNorm": not any(isinstance(norm, nn.LayerNorm) for norm in norms),
+        }
+    for feature, is_present in refused.items():
+        if is_present:
+            plain = "a plain one such as vit_base_patch16_224"
+            raise ValueError(f"--encoder.name {name}: the masked forward does not support {feature}; choose {plain}")
+    assert isinstance(encoder, VisionTransformer)
+    return encoder
+
+
+def random_mask(noise: Float[Tensor, "b n"], keep: int) -> Masked:
+    """Keep the patches of the smallest noise, in its order; of equals the first. ValueError for half precision."""
+    # Half precision has so few values that ties, hence the first patches, would be frequent.
+    if noise.dtype.itemsize < 4:
+        raise ValueError(f"the masking noise is {noise.dtype}, expected float32; do not cast it with the inputs")
+    shuffle = noise.argsort(dim=1, stable=True)
+    return Masked(shuffle[:, :keep], shuffle[:, keep:], shuffle.argsort(dim=1))
+
+
+def patchify(images: Float[Tensor, "b c h w"], patch: Size) -> Float[Tensor, "b n p"]:
+    """Cut images into (height, width) patches, row by row, values (row, column, channel); ValueError if uneven."""
+    (b, c, h, w), (rows, columns) = images.shape, patch
+    if h % rows or w % columns:
+        raise ValueError(f"images of {h} x {w} pixels cannot be cut into patches of {rows} x {columns}; resize them")
+    cells = images.reshape(b, c, h // rows, rows, w // columns, columns)
+    return cells.permute(0, 2, 4, 3, 5, 1).reshape(b, (h // rows) * (w // columns), rows * columns * c)
+
+
+def unpatchify(patches: Float[Tensor, "b n p"], patch: Size, grid: Size) -> Float[Tensor, "b c h w"]:
+    """The inverse of `patchify`; grid is the number of patches as (rows, columns)."""
+    (rows, columns), b = patch, len(patches)
+    cells = patches.reshape(b, *grid, rows, columns, patches.shape[2] // (rows * columns))
+    return cells.permute(0, 5, 1, 3, 2, 4).reshape(b, -1, grid[0] * rows, grid[1] * columns)
+
+
+def sincos_positions(grid: Size, width: int) -> Float[Tensor, "tokens width"]:
+    """Fixed two-dimensional sine-cosine positions of a (rows, columns) grid, a row of zeros for the class token first.
+
+    The first half of the channels encodes the column and the second the row, each as sines and then cosines, at rates
+    from 1 down to 1/10000 (Vaswani et al. 2017, arXiv:1706.03762, section 3.5, an axis at a time). ValueError if the
+    width is not divisible by 4.
+    """
+    check_sincos_width("encoder", width)
+    rates = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    row, column = torch.meshgrid(*(torch.arange(size, dtype=torch.float64) for size in grid), indexing="ij")
+    angles = [axis.reshape(-1, 1) * rates for axis in (column, row)]  # each (n, width / 4)
+    positions = torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)
+    return nn.functional.pad(positions, (0, 0, 1, 0)).float()
+
+
+@torch.no_grad()
+def initialize_encoder(encoder: VisionTransformer, generator: torch.Generator) -> None:
+    """Fill every parameter as masked autoencoders start; the generator must be on the encoder's device.
+
+    Xavier-uniform linears (appendix A.1), the patch projection as one over the values of a patch; biases 0; norms 1 and
+    0; class token N(0, .02), as released; sine-cosine positions. ValueError if the width is not divisible by 4.
+    """
+    encoder.get_parameter("pos_embed").copy_(sincos_positions(encoder.patch_embed.grid_size, encoder.embed_dim)[None])
+    _initialize_layers(encoder, generator)
+    projection = encoder.patch_embed.proj
+    nn.init.xavier_uniform_(projection.weight.view(encoder.embed_dim, -1), generator=generator)
+    nn.init.zeros_(projection.bias)
+    nn.init.normal_(encoder.get_parameter("cls_token"), std=0.02, generator=generator)
+
+
+def _initialize_layers(parent: nn.Module, generator: torch.Generator) -> None:
+    for layer in parent.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight, generator=generator)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.LayerNorm | LayerScale):
+            layer.reset_parameters()
+
+
+@torch.no_grad()
+def _allocate(module: nn.Module) -> None:
+    module.to_empty(device="cpu")
+    for parameter in module.parameters():
+        parameter.fill_(math.nan)
+
+
+class MaskedAutoencoder(nn.Module):
+    """An encoder of the visible patches, and a decoder that predicts the hidden ones from its tokens.
+
+    The decoder's parameters stand at the top level under the names of the released checkpoints, the encoder's under
+    `encoder.`. Positions are frozen in both. All are NaN until `initialize` or a checkpoint fills them. ValueError if
+    the masked forward would differ from the encoder's own, or no patch would be visible.
+    """
+
+    def __init__(self, encoder: VisionTransformer, decoder: DecoderConfig, objective: ObjectiveConfig) -> None:
+        super().__init__()
+        self.encoder = check_supported(encoder, type(encoder).__name__)
+        embed, width = encoder.patch_embed, decoder.width
+        self.patch_size: Size = embed.patch_size
+        self.grid: Size = embed.grid_size
+        self.image_shape = (embed.proj.in_channels, *embed.img_size)
+        self.patches: int = embed.num_patches
+        self.visible = objective.visible_patches(self.patches)
+        self.normalize_targets = objective.normalize_targets
+        self.mask_token = nn.Parameter(torch.full((1, 1, width), math.nan))
+        self.decoder_pos_embed = nn.Parameter(torch.full((1, 1 + self.patches, width), math.nan), requires_grad=False)
+        with torch.device("meta"):
+            self.decoder_embed = nn.Linear(encoder.embed_dim, width)
+            blocks = [Block(width, decoder.heads, qkv_bias=True, norm_layer=LayerNorm) for _ in range(decoder.depth)]
+            self.decoder_blocks = nn.Sequential(*blocks)
+            self.decoder_norm = LayerNorm(width, eps=1e-6)
+            self.decoder_pred = nn.Linear(width, math.prod(self.patch_size) * self.image_shape[0])
+        for part in (self.decoder_embed, self.decoder_blocks, self.decoder_norm, self.decoder_pred):
+            _allocate(part)
+        encoder.get_parameter("pos_embed").requires_grad_(False)
+
+    @torch.no_grad()
+    def initialize(self, generator: torch.Generator) -> None:
+        """Fill every parameter by `initialize_encoder`, and the decoder's alike: mask token N(0, .02)."""
+        initialize_encoder(self.encoder, generator)
+        for part in (self.decoder_embed, self.decoder_blocks, self.decoder_norm, self.decoder_pred):
+            _initialize_layers(part, generator)
+        nn.init.normal_(self.mask_token, std=0.02, generator=generator)
+        self.decoder_pos_embed.copy_(sincos_positions(self.grid, self.mask_token.shape[-1])[None])
+
+    def forward(self, images: Float[Tensor, "b c h w"], noise: Float[Tensor, "b n"]) -> Output:
+        """The training loss: mean squared error on the masked patches (section 3; normalised targets, Table 1d).
+
+        Images are normalised, noise is uniform, both float32 also under autocast; the patches of the smallest noise are
+        visible. ValueError for images or noise of another shape than the encoder's, or noise of half precision.
+        """
+        patches, order = self._cut(images, noise)
+        hidden = self.decode(self.encode(patches, order.keep), order)[:, 1 + self.visible :]  # (b, m, w)
+        prediction = self.decoder_pred(self.decoder_norm(hidden))
+        targets = patches.take_along_dim(order.masked[..., None], dim=1)  # (b, n, p) -> (b, m, p)
+        if self.normalize_targets:
+            mean, deviation = _patch_statistics(targets)
+            targets = (targets - mean) / deviation
+        return Output((prediction - targets).square().mean(), prediction, order.masked)
+
+    def encode(self, patches: Float[Tensor, "b n p"], keep: Int[Tensor, "b k"]) -> Float[Tensor, "b 1+k d"]:
+        """Tokens of the visible patches alone, in the order of keep, the class token first."""
+        encoder, projection = self.encoder, self.encoder.patch_embed.proj
+        class_token, positions = encoder.get_parameter("cls_token"), encoder.get_parameter("pos_embed")
+        visible = patches.take_along_dim(keep[..., None], dim=1)  # (b, n, p) -> (b, k, p)
+        weight = projection.weight.permute(0, 2, 3, 1).flatten(1)  # (d, c, h, w) -> (d, p): the order of patchify
+        tokens = nn.functional.linear(visible, weight, projection.bias)
+        tokens = torch.cat((class_token.expand(len(tokens), -1, -1), tokens), dim=1)
+        rows = nn.functional.pad(keep + 1, (1, 0))  # (b, k) -> (b, 1 + k): row 0 is the class token's
+        tokens = encoder.pos_drop(tokens + positions[0, rows])
+        return encoder.norm(encoder.blocks(tokens))
+
+    def decode(self, latent: Float[Tensor, "b visible d"], order: Masked) -> Float[Tensor, "b tokens w"]:
+        """Tokens before the decoder's norm: class, visible, masked.
+
+        Attention does not see the order of tokens, only their positions: so none is moved back to its patch's place.
+        """
+        rows = nn.functional.pad(order.keep + 1, (1, 0))  # (b, k) -> (b, 1 + k): row 0 is the class token's
+        visible = self.decoder_embed(latent) + self.decoder_pos_embed[0, rows]
+        hidden = self.mask_token + self.decoder_pos_embed[0, order.masked + 1]  # (b, m, w)
+        return self.decoder_blocks(torch.cat((visible, hidden), dim=1))
+
+    @torch.no_grad()
+    def reconstruct(self, images: Float[Tensor, "b c h w"], noise: Float[Tensor, "b n"]) -> Reconstruction:
+        """Predict all patches, for figures; arguments and errors as in `forward`."""
+        patches, order = self._cut(images, noise)
+        tokens = self.decode(self.encode(patches, order.keep), order)[:, 1:]
+        prediction = self.decoder_pred(self.decoder_norm(tokens)).take_along_dim(order.restore[..., None], dim=1)
+        hidden = order.restore >= self.visible
+        pixels = prediction.to(patches.dtype)
+        if self.normalize_targets:
+            mean, deviation = _patch_statistics(patches)
+            pixels = pixels * deviation + mean
+        pasted = torch.where(hidden[..., None], pixels, patches)
+        full, pasted = (unpatchify(values, self.patch_size, self.grid) for values in (pixels, pasted))
+        return Reconstruction(prediction, hidden.to(patches.dtype), full, pasted, self.normalize_targets)
+
+    @torch.no_grad()
+    def features(self, images: Float[Tensor, "b c h w"]) -> Features:
+        """Frozen features of whole images, by timm's own forward."""
+        tokens = self.encoder.forward_features(images)  # (b, 1 + n, d)
+        return Features(tokens[:, 1:].mean(dim=1), tokens[:, 0])
+
+    def _cut(self, images: Tensor, noise: Tensor) -> tuple[Float[Tensor, "b n p"], Masked]:
+        expected = {"images": (len(images), *self.image_shape), "noise": (len(images), self.patches)}
+        got = {"images": tuple(images.shape), "noise": tuple(noise.shape)}
+        if got != expected:
+            raise ValueError(f"got {got}, expected {expected}; set --encoder.image-size and --encoder.channels so")
+        return patchify(images, self.patch_size), random_mask(noise, self.visible)
+
+
+def _patch_statistics(patches: Float[Tensor, "b n p"]) -> tuple[Float[Tensor, "b n 1"], Float[Tensor, "b n 1"]]:
+    # The unbiased variance and this epsilon are those of the released models.
+    return patches.mean(dim=-1, keepdim=True), (patches.var(dim=-1, keepdim=True) + 1e-6).sqrt()

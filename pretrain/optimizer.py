@@ -1,0 +1,104 @@
+"""AdamW as masked autoencoders use it: which parameters decay, and the learning rate at any moment of a run."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from pretrain.config import OptimizerConfig
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Split the trainable parameters into those that decay and those that do not.
+
+    Biases and norms (tensors of at most one dimension) do not. The class and mask tokens do: the paper does not say,
+    and the released models were trained so.
+
+    Args:
+        model: frozen parameters are left out.
+        weight_decay: of the group that decays.
+
+    Returns:
+        Groups for a torch optimizer, those with no parameter left out. `params` are (name, parameter) pairs, from which
+        the optimizer keeps `param_names`, so that its state can be saved by name.
+    """
+    trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [pair for pair in trainable if pair[1].ndim > 1], "weight_decay": weight_decay},
+        {"params": [pair for pair in trainable if pair[1].ndim <= 1], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def create_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW over `parameter_groups`, in the fused implementation.
+
+    The learning rate starts at 0: the loop writes `learning_rate` into each group before each step.
+    """
+    groups = parameter_groups(model, config.weight_decay)
+    return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, fused=True)
+
+
+def peak_learning_rate(config: OptimizerConfig, batch_size: int) -> float:
+    """The learning rate at the end of warm-up, linear in the batch (Goyal et al. 2017, arXiv:1706.02677).
+
+    Args:
+        config: base_lr is for 256 images.
+        batch_size: images of an optimizer step, over all processes and accumulated micro-batches.
+
+    Raises:
+        ValueError: the schedule would end above this.
+    """
+    peak = config.base_lr * batch_size / 256
+    if config.min_lr > peak:
+        raise ValueError(
+            f"--optimizer.min-lr {config.min_lr:g} is above the peak learning rate {peak:g} "
+            f"(--optimizer.base-lr {config.base_lr:g} x batch {batch_size} / 256); lower it or raise the base"
+        )
+    return peak
+
+
+def learning_rate(epoch: float, config: OptimizerConfig, *, peak: float, epochs: float) -> float:
+    """Linear warm-up from 0, then half a cosine down to min_lr (He et al. 2022, arXiv:2111.06377, Table 8).
+
+    Args:
+        epoch: passes over the data so far, with their fraction; past the end the rate stays at min_lr.
+        config: warmup_epochs and min_lr.
+        peak: from `peak_learning_rate`.
+        epochs: length of the whole run.
+
+    Raises:
+        ValueError: nothing follows the warm-up.
+    """
+    assert epoch >= 0, epoch
+    config.check_epochs(epochs)
+    if epoch < config.warmup_epochs:
+        return peak * epoch / config.warmup_epochs
+    done = min(1.0, (epoch - config.warmup_epochs) / (epochs - config.warmup_epochs))
+    return config.min_lr + (peak - config.min_lr) * (1 + math.cos(math.pi * done)) / 2
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], clip_norm: float | None) -> Float[Tensor, ""]:
+    """Measure the gradients' total Euclidean norm and, if asked to, scale them down to clip_norm in place.
+
+    Works on sharded gradients too. Every process must call it.
+
+    Args:
+        parameters: those without a gradient are passed over.
+        clip_norm: None measures only.
+
+    Returns:
+        The norm before scaling; not finite if any gradient is not.
+    """
+    parameters = list(parameters)
+    norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    if isinstance(norm, DTensor):
+        norm = norm.full_tensor()
+    if clip_norm is not None:
+        clip_grads_with_norm_(parameters, clip_norm, norm)
+    return norm

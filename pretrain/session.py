@@ -1,0 +1,149 @@
+"""What every training script does around its training: meet, open the run folder, find the start, tell the end."""
+
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from data_pipeline.manifest import DatasetError
+from launch.console import Console
+from launch.environment import environment
+from launch.lock import FolderInUseError, LockLostError
+from launch.run_folder import RunFolder, open_run
+from launch.strict_json import to_json
+from pretrain.checkpoint import Checkpoint, find_checkpoint, load_optimizer, load_weights, newest_checkpoint
+from pretrain.loop import Training
+from pretrain.world import World
+
+_LIBRARIES = ("sherd", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow", "simplejpeg", "safetensors")
+# What a user can mend, by the message alone; anything else is a fault of ours and keeps its traceback.
+_FOR_USERS = (ValueError, OSError, DatasetError, FolderInUseError, LockLostError, FloatingPointError)
+
+
+@dataclass(frozen=True)
+class Session:
+    """One process of a run: its world, what it prints, and the run folder, which rank 0 has locked."""
+
+    world: World
+    console: Console
+    run: RunFolder
+
+    def close(self, status: Literal["done", "preempted"], step: int) -> None:
+        """Leave word in exit.json of how the run ended."""
+        if self.world.rank == 0:
+            self.run.write_exit(status, step=step)
+
+
+@contextmanager
+def session(
+    recipe: str, config: Any, out: str, may_change: frozenset[str], *, precision: Literal["fp32", "bf16"]
+) -> Iterator[Session]:
+    """Open a run; where it fails leave exit.json = failed. Errors that a user can mend are one line, and exit code 1.
+
+    Raises:
+        SystemExit: after such a line.
+    """
+    world = None
+    try:
+        world = World(precision)
+        console = Console(world.rank)
+        if world.rank > 0:
+            world.barrier()  # until rank 0 has opened the folder
+            yield Session(world, console, RunFolder(Path(out)))
+        else:
+            with open_run(Path(out), {"recipe": recipe, **to_json(config)}, may_change) as run:
+                world.barrier()
+                with _failures_recorded(run):
+                    _prepare(run, world)
+                    yield Session(world, console, run)
+    except _FOR_USERS as error:
+        who = f"rank {world.rank}: " if world is not None and world.size > 1 else ""
+        print(f"{Path(sys.argv[0]).name}: {who}{error}", file=sys.stderr, flush=True)
+        raise SystemExit(1) from error
+    if world is not None:
+        world.close()
+
+
+def find_start(training: Training, resume: str | None, init_from: str | None) -> int:
+    """Load what the run starts from, and say so: this folder's newest checkpoint, `resume`, `init_from`, or nothing.
+
+    Returns the step to start after.
+
+    Raises:
+        ValueError: a checkpoint that is absent, damaged, or does not fit the model, the data or the plan.
+    """
+    say = training.console.say
+    checkpoint = newest_checkpoint(training.run.checkpoints, say)
+    if checkpoint is None and resume is not None:
+        checkpoint = find_checkpoint(resume, "--resume", say)
+    if checkpoint is not None:
+        load_weights(checkpoint, training.model)
+        load_optimizer(checkpoint, training.optimizer)
+        training.stream.load_state(checkpoint.state["stream"])
+        say(f"going on from {checkpoint.path}, step {checkpoint.step:,}")
+        _warn_of_changes(checkpoint, training)
+    elif init_from is not None:
+        checkpoint = find_checkpoint(init_from, "--init-from", say)
+        load_weights(checkpoint, training.model)
+        say(f"starting with the weights of {checkpoint.path}")
+        checkpoint = None
+    else:
+        say("starting from scratch")
+    start = 0 if checkpoint is None else checkpoint.step
+    if training.world.rank == 0:
+        training.run.cut_metrics(start)
+    return start
+
+
+def bit_equality_depends_on(world: World) -> dict[str, str | int]:
+    """What must be the same, beside data and options, for a resumed run to be bit-equal to an uninterrupted one."""
+    on_gpu = world.device.type == "cuda"
+    device = torch.cuda.get_device_name(world.device) if on_gpu else torch.backends.cpu.get_cpu_capability()
+    return {"world": world.size, "threads": torch.get_num_threads(), "torch": torch.__version__, "device": device}
+
+
+def loader_workers(asked: int | None, world: World) -> int:
+    """Loader processes for each training process: as asked, or one for every core but one, 16 at most."""
+    if asked is not None:
+        return asked
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(16, cores // beside - 1))
+
+
+def _prepare(run: RunFolder, world: World) -> None:
+    run.checkpoints.mkdir(exist_ok=True)
+    run.figures.mkdir(exist_ok=True)
+    run.write_json(run.environment, {**environment(_LIBRARIES), **bit_equality_depends_on(world)})
+
+
+@contextmanager
+def _failures_recorded(run: RunFolder) -> Iterator[None]:
+    is_whole = False
+    try:
+        yield
+        is_whole = True
+    finally:
+        if not is_whole:
+            error = sys.exception()
+            run.write_exit("failed", error=str(error), traceback=traceback.format_exc())
+
+
+def _warn_of_changes(checkpoint: Checkpoint, training: Training) -> None:
+    recorded = checkpoint.state["promise"]
+    changed = [
+        f"{name} {recorded.get(name)} -> {value}"
+        for name, value in training.promise.items()
+        if recorded.get(name) != value
+    ]
+    if changed:
+        training.console.say(
+            f"warning: not bit-equal to an uninterrupted run from here on: {'; '.join(changed)} "
+            "(samples, pixels and masks stay the same)"
+        )
