@@ -1,23 +1,23 @@
-"""Bytes to pixels, only those needed: decoded at the smallest scale that covers the crop, resized once, kept uint8."""
+"""Bytes to pixels: JPEG by libjpeg-turbo, all else by Pillow; strict where images are written."""
 
 import io
+import struct
 import warnings
+import zlib
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
-import torch
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
-from torch.nn import functional
-
-from data_pipeline.augment import Crop
 
 Pixels = NDArray[np.uint8]  # (height, width, channel), RGB
 
 _JPEG_START = b"\xff\xd8\xff"
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _MOST_PIXELS = 178_956_970  # where Pillow, too, takes an image for a decompression bomb
+# All that Pillow's plugins let out when bytes are malformed.
 _PILLOW_ERRORS = (
     UnidentifiedImageError,
     Image.DecompressionBombError,
@@ -26,6 +26,13 @@ _PILLOW_ERRORS = (
     SyntaxError,
     EOFError,
     MemoryError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    struct.error,
+    zlib.error,
 )
 
 
@@ -59,53 +66,8 @@ def read_strictly(data: bytes) -> tuple[ImageFacts, Pixels]:
         DecodeError: with the decoder's reason.
     """
     orientation = _orientation(data)
-    pixels = upright(_decode(data), orientation)
+    pixels = upright(decode(data, strict=True), orientation)
     return ImageFacts(sniff(data), pixels.shape[1], pixels.shape[0], orientation), pixels
-
-
-def decode_view(
-    data: bytes | memoryview, full: tuple[int, int], orientation: int, crop: Crop, size: tuple[int, int]
-) -> Pixels:
-    """The pixels of a crop, resized to `size` (height, width) with an antialiased bicubic filter.
-
-    Args:
-        data: the image's bytes.
-        full: upright width and height in pixels.
-        orientation: EXIF orientation of the stored pixels, 1 to 8.
-        crop: box in upright pixels; moved by less than `scale` pixels where the JPEG is decoded at 1/scale.
-        size: height and width of the result.
-
-    Raises:
-        DecodeError: the bytes do not decode, or to another size than the index says.
-    """
-    scale = jpeg_scale(crop, size) if sniff(data) == "jpg" else 1
-    pixels = upright(_decode(data, scale), orientation)
-    expected = (-(-full[1] // scale), -(-full[0] // scale))
-    if pixels.shape[:2] != expected:
-        found = f"{pixels.shape[1]} x {pixels.shape[0]}"
-        raise DecodeError(f"decodes to {found} pixels at 1/{scale}, the index says {full[0]} x {full[1]} in full")
-    left, top, width, height = snap(crop, scale)
-    pixels = pixels[top : top + height, left : left + width]
-    if pixels.shape[:2] != size:
-        batch = torch.from_numpy(np.ascontiguousarray(pixels))[None].permute(0, 3, 1, 2)  # channels last: no copy
-        resized = functional.interpolate(batch, size, mode="bicubic", antialias=True)
-        pixels = resized[0].permute(1, 2, 0).numpy()
-    return pixels[:, ::-1] if crop.mirrored else pixels
-
-
-def jpeg_scale(crop: Crop, size: tuple[int, int]) -> int:
-    """The largest of 1, 2, 4, 8 by which a JPEG can be decoded smaller and still cover the crop at twice its size.
-
-    The factor of two leaves the filtering to the resize: decoding at the very size differs from Pillow's result by
-    more than a grey level. Only powers of two have fast paths in libjpeg-turbo.
-    """
-    spare = min(crop.height // (2 * size[0]), crop.width // (2 * size[1]))
-    return 1 << max(0, min(3, spare.bit_length() - 1)) if spare else 1
-
-
-def snap(crop: Crop, scale: int) -> tuple[int, int, int, int]:
-    """The crop's left, top, width and height in pixels of an image decoded at 1/scale."""
-    return crop.left // scale, crop.top // scale, max(1, crop.width // scale), max(1, crop.height // scale)
 
 
 def upright(pixels: Pixels, orientation: int) -> Pixels:
@@ -127,13 +89,20 @@ def to_png(pixels: Pixels) -> bytes:
     return buffer.getvalue()
 
 
-def _decode(data: bytes | memoryview, scale: int = 1) -> Pixels:
+def decode(data: bytes | memoryview, scale: int = 1, strict: bool = False) -> Pixels:
+    """All pixels as stored, before the orientation is applied; a JPEG at 1/scale (1, 2, 4 or 8), rounded up.
+
+    Raises:
+        DecodeError: the bytes do not decode.
+    """
     if sniff(data) != "jpg":
         return _decode_with_pillow(data)
     try:
         header = simplejpeg.decode_jpeg_header(data)
         height, width, colours = int(header[0]), int(header[1]), header[2]
         if colours in ("CMYK", "YCCK"):
+            if strict:
+                simplejpeg.decode_jpeg(data, "CMYK")  # Pillow, which has the colours right, passes altered streams
             return _decode_with_pillow(data)
         _check_size(width, height)
         least = (-(-height // scale), -(-width // scale))
@@ -165,11 +134,20 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _orientation(data: bytes) -> int:
+    if sniff(data) == "jpg" and b"Exif\0" not in data and b"tiff:Orientation" not in data:
+        return 1  # nothing for Pillow to find; opening a small JPEG takes it longer than decoding does
+    value = 1
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as image:
+            with Image.open(io.BytesIO(data)) as image, suppress(*_PILLOW_ERRORS):  # broken metadata is no broken image
                 value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except _PILLOW_ERRORS as error:
-        raise DecodeError(f"not an image: {error}") from error
+        raise DecodeError(f"not an image: {_reason(error)}") from error
     return value if value in range(1, 9) else 1
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # its text holds an address in memory: another in every process
+        return "no format that Pillow knows"
+    return str(error) or type(error).__name__

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from launch.atomic import write_json
+
 FORMAT = "sherd-dataset"
 VERSION = 1
 MANIFEST = "manifest.json"
@@ -78,7 +80,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Per-channel mean and standard deviation over all training pixels, in [0, 1], and image sizes in pixels."""
+    """Per-channel mean and standard deviation over all training pixels, in [0, 1], and image sizes in pixels.
+
+    `smallest` is the smallest width and the smallest height, each on its own; `largest` likewise.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -167,6 +172,11 @@ def read_manifest(folder: str | Path) -> Manifest:
         if recorded[name] != split.fingerprint:
             raise ValueError(f"{path}: split {name!r}: the fingerprint does not match its shards: edited by hand?")
     return manifest
+
+
+def write_manifest(manifest: Manifest) -> None:
+    """Write `manifest.json` into the dataset folder: all of it or, on an OSError, nothing."""
+    write_json(manifest.folder / MANIFEST, manifest.to_json())
 
 
 def open_index(manifest: Manifest, shard: Shard) -> np.ndarray:

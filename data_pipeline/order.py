@@ -88,8 +88,8 @@ class Order:
 
     def __init__(
         self,
-        shard_samples: Sequence[int],
-        shard_bytes: Sequence[int],
+        shard_samples: Sequence[int] | Integers,
+        shard_bytes: Sequence[int] | Integers,
         *,
         fingerprint: str,
         plan: Plan,

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.augment import View
-from data_pipeline.decode import DecodeError, Pixels, decode_view, sniff
+from data_pipeline.decode import DecodeError, Pixels, sniff
 from data_pipeline.manifest import DatasetError, Manifest, locate_sample
 from data_pipeline.order import Located
 from data_pipeline.randomness import Draws, Purpose
 from data_pipeline.storage import ShardReader
+from data_pipeline.view_pixels import decode_view
 
 # What a worker must know of a row of a batch.
 ROW_DTYPE = np.dtype(

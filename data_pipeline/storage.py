@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import resource
 import tarfile
 import time
 from collections import OrderedDict
@@ -12,7 +13,6 @@ import xxhash
 
 from data_pipeline.manifest import DatasetError, Manifest, Shard, Split, open_index
 
-_OPEN_SHARDS = 512
 _RETRIES = 3
 
 
@@ -28,6 +28,7 @@ class ShardReader:
     def __init__(self, manifest: Manifest, split: Split) -> None:
         self._manifest = manifest
         self._shards = split.shards
+        self._most_open = _most_open_shards()
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
 
     def row(self, shard: int, row: int) -> np.void:
@@ -68,7 +69,7 @@ class ShardReader:
         opened = self._open.get(number)
         if opened is None:
             opened = self._open[number] = self._map(self._shards[number])
-            if len(self._open) > _OPEN_SHARDS:
+            if len(self._open) > self._most_open:
                 self._open.popitem(last=False)  # unmapped when the last view of it is gone
         else:
             self._open.move_to_end(number)
@@ -86,3 +87,9 @@ class ShardReader:
                 raise DatasetError(f"shard {shard.file}: manifest lists {shard.bytes} bytes, found {size}; {repair}")
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return _OpenShard(index, data, memoryview(data))
+
+
+def _most_open_shards() -> int:
+    """Each takes two file descriptors, and a process may have 256 (macOS) or 1,024 (Linux) of them."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 1024 if soft == resource.RLIM_INFINITY else max(8, min(1024, soft // 4))
