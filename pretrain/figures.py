@@ -3,9 +3,10 @@
 import io
 from pathlib import Path
 
-import matplotlib.figure
 import numpy as np
 import torch
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -50,11 +51,13 @@ def reconstruction_panel(
 
 def _draw(rows: list[tuple[str, NDArray[np.uint8]]], title: str) -> bytes:
     columns = len(rows[0][1])
-    figure = matplotlib.figure.Figure(figsize=(1.15 * columns, 1.35 * len(rows) + 0.4), dpi=150, layout="constrained")
+    layout = ConstrainedLayoutEngine(hspace=0.2)  # room for the labels
+    figure = Figure(figsize=(1.15 * columns, 1.35 * len(rows) + 0.4), dpi=150, layout=layout)
     figure.suptitle(title, fontsize=10)
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for line, (label, images) in zip(grid, rows, strict=True):
-        line[0].set_title(label, fontsize=8, loc="left")
+        # Out of the layout: a label is wider than the image it begins above.
+        line[0].set_title(label, fontsize=8, loc="left").set_in_layout(False)
         for axes, image in zip(line, images, strict=True):
             axes.imshow(image, interpolation="nearest")
             axes.set_axis_off()

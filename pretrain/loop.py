@@ -61,7 +61,7 @@ def fit(
     evaluate: Callable[[int], dict[str, float]],
     start: int = 0,
 ) -> Literal["done", "preempted"]:
-    """Train from step `start` to the end, or until asked to stop by TERM or by a file `stop` in the run folder.
+    """Train from step `start` to the end, or until asked to stop by TERM, Ctrl-C or a file `stop` in the run folder.
 
     Args:
         loss_of: maps the model (which shares gradients between processes), images (uint8, (b, h, w, c), on the device)
@@ -81,7 +81,10 @@ def fit(
         _evaluate(training, start, evaluate)
     meter = _Meter(training)
     batches = iter(stream)
-    with _terminations() as terminated, training.console.progress(pace.steps, start=start) as progress:
+    with (
+        _terminations() as terminated,
+        training.console.progress(pace.steps, start=start, every_seconds=10) as progress,
+    ):
         for step in range(start + 1, pace.steps + 1):
             is_logged = step % pace.log_every == 0 or step == pace.steps
             rate = learning_rate(stream.position / stream.epoch_positions)
@@ -232,15 +235,18 @@ def _peak_memory(device: torch.device) -> int:
 
 @contextmanager
 def _terminations() -> Iterator[Callable[[], bool]]:
-    """Whether TERM has come since; the earlier handler is put back at the end."""
+    """Whether TERM or Ctrl-C has come since; a second Ctrl-C interrupts at once. Earlier handlers are put back."""
     came = False
 
-    def note(*_: object) -> None:
+    def note(number: int, _: object) -> None:
         nonlocal came
         came = True
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    before = signal.signal(signal.SIGTERM, note)
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield lambda: came
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

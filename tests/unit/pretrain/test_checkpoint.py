@@ -1,0 +1,146 @@
+"""Checkpoints: whole or absent, verified, fitting."""
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from pretrain import checkpoint as module
+from pretrain.checkpoint import (
+    find_checkpoint,
+    load_optimizer,
+    load_weights,
+    move_latest,
+    newest_checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+)
+from pretrain.config import OptimizerConfig
+from pretrain.optimizer import create_optimizer
+
+
+def trained(width: int = 3, steps: int = 2) -> tuple[nn.Module, torch.optim.Optimizer]:
+    generator = torch.Generator().manual_seed(width)
+    model = nn.Sequential(nn.Linear(width, 4), nn.Linear(4, 2))
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, generator=generator)
+    optimizer = create_optimizer(model, OptimizerConfig())
+    for group in optimizer.param_groups:
+        group["lr"] = 0.1
+    for _ in range(steps):
+        model(torch.ones(5, width)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model, optimizer
+
+
+def save(folder: Path, step: int, keep: int = 3, **options: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    model, optimizer = trained(**options)
+    path = save_checkpoint(folder, model, optimizer, {"step": step, "stream": {"position": 8 * step}}, None)
+    move_latest(folder, path, keep, None)
+    return path
+
+
+def test_what_is_saved_comes_back_bit_for_bit_and_trains_on_alike(tmp_path: Path):
+    checkpoint = read_checkpoint(save(tmp_path / "c", 7))
+    assert checkpoint.step == 7
+    assert checkpoint.state["stream"] == {"position": 56}
+    (model, optimizer), (other, other_optimizer) = trained(), trained(steps=0)
+    load_weights(checkpoint, other)
+    load_optimizer(checkpoint, other_optimizer)
+    for group in other_optimizer.param_groups:
+        group["lr"] = 0.1
+    for some, its_optimizer in ((model, optimizer), (other, other_optimizer)):
+        some(torch.full((5, 3), 0.3)).square().mean().backward()
+        its_optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+def test_latest_moves_only_after_and_old_ones_go(tmp_path: Path):
+    for step in (1, 2, 3, 4):
+        save(tmp_path / "c", step, keep=2)
+    names = sorted(path.name for path in (tmp_path / "c").iterdir())
+    assert names == ["latest", "step-00000003", "step-00000004"]
+    newest = newest_checkpoint(tmp_path / "c", print)
+    assert newest is not None
+    assert newest.step == 4
+
+
+def test_one_that_latest_does_not_name_yet_is_not_used_and_is_written_anew(tmp_path: Path):
+    folder = tmp_path / "c"
+    save(folder, 3)
+    model, optimizer = trained()
+    save_checkpoint(folder, model, optimizer, {"step": 5}, None)  # killed before `latest` moved
+    newest = newest_checkpoint(folder, print)
+    assert newest is not None
+    assert newest.step == 3
+    assert read_checkpoint(save(folder, 5)).step == 5
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "checksums.json"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_a_damaged_one_is_passed_over_with_a_warning(tmp_path: Path, name: str, damage: str):
+    save(tmp_path / "c", 1)
+    path = save(tmp_path / "c", 2) / name
+    content = bytearray(path.read_bytes())
+    if damage == "remove":
+        path.unlink()
+    else:
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content if damage == "flip" else content[: len(content) // 2])
+    said: list[str] = []
+    newest = newest_checkpoint(tmp_path / "c", said.append)
+    assert newest is not None
+    assert newest.step == 1
+    assert len(said) == 1
+    assert "step-00000002" in said[0]
+    assert "going on from step-00000001" in said[0]
+
+
+def test_no_whole_one_is_an_error_and_none_at_all_is_not(tmp_path: Path):
+    assert newest_checkpoint(tmp_path, print) is None
+    (save(tmp_path / "c", 1) / "state.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"no whole checkpoint \(.*state\.json differs from its checksum.*restore"):
+        newest_checkpoint(tmp_path / "c", print)
+
+
+def test_one_that_does_not_fit_lists_names_and_shapes(tmp_path: Path):
+    checkpoint = read_checkpoint(save(tmp_path / "c", 1))
+    model, _ = trained(width=6)
+    with pytest.raises(ValueError, match=r"of another shape 0\.weight \[4, 3\] instead of \[4, 6\]; give the options"):
+        load_weights(checkpoint, model)
+    with pytest.raises(ValueError, match=r"missing 2\.bias, 2\.weight; not expected none"):
+        load_weights(checkpoint, nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2), nn.Linear(2, 2)))
+    longer = create_optimizer(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2), nn.Linear(2, 2)), OptimizerConfig())
+    with pytest.raises(ValueError, match=r"state of other parameters: unknown none; missing 2\.weight, 2\.bias"):
+        load_optimizer(checkpoint, longer)
+
+
+def test_a_disk_that_fills_up_leaves_the_old_one_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    save(tmp_path / "c", 1)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "save_file", full)
+    with pytest.raises(OSError, match=r"step-00000002.*disk is full"):
+        save(tmp_path / "c", 2)
+    monkeypatch.undo()
+    newest = newest_checkpoint(tmp_path / "c", print)
+    assert newest is not None
+    assert newest.step == 1
+    assert not [path for path in (tmp_path / "c").iterdir() if path.name.startswith(".partial")]
+
+
+def test_a_path_that_holds_none_names_the_option(tmp_path: Path):
+    path = save(tmp_path / "run" / "checkpoints", 1) if (tmp_path / "run").mkdir() is None else tmp_path
+    assert find_checkpoint(str(path), "--resume", print).step == 1
+    assert find_checkpoint(str(tmp_path / "run"), "--resume", print).step == 1
+    with pytest.raises(ValueError, match=r"--resume .*: expected a checkpoint folder .* found no such folder"):
+        find_checkpoint(str(tmp_path / "none"), "--resume", print)
+    with pytest.raises(ValueError, match=r"--init-from .*found a folder without either"):
+        find_checkpoint(str(tmp_path), "--init-from", print)
