@@ -41,8 +41,12 @@ def save_encoder(
     }
     described = encoder.pretrained_cfg
     assert isinstance(described, dict)
-    encoder.__dict__["pretrained_cfg"] = {**described, **preprocessing}
+    # Without what timm knows of weights that are not these: their tag, licence, origin.
+    own = {name: described[name] for name in ("architecture", "first_conv", "classifier", "fixed_input_size")}
+    encoder.__dict__["pretrained_cfg"] = {**own, "num_classes": 0, **preprocessing}
     if folder.exists():
+        if guard is not None:
+            guard()  # before the removal too: it may be another world's
         shutil.rmtree(folder)
     with atomic_folder(folder, guard) as partial:
         given = {name: value for name, value in arguments.items() if value is not None}
