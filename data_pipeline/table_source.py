@@ -106,10 +106,14 @@ def load_hub_table(source: str, labels: str, image_column: str | None, label_col
     Raises:
         ValueError: it does not exist, cannot be had or read, or there is no such column.
     """
+    from huggingface_hub.errors import HfHubHTTPError
+
     datasets = _library()
+    # A broken connection is no OSError but an error of the HTTP library, which changes with huggingface_hub's version.
+    broken: Any = HfHubHTTPError.__bases__
     try:
         loaded = datasets.load_dataset(source, keep_in_memory=False)
-    except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
+    except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError, *broken) as error:
         raise ValueError(
             f"--source {source}: no such file or folder here (seen from {os.getcwd()}), and not to be had from the "
             f"Hub: {_one_line(error)}. Check the spelling; private and gated datasets need HF_TOKEN, a mirror "
