@@ -31,10 +31,10 @@ test: .venv/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest
 
 test-all: test
-	$(BIN)/pytest tests/soak --timeout 3600 -s
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/soak --timeout 3600 -s
 
 clean:
 	rm -rf demo .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -120,6 +120,11 @@ class Stream(IterableDataset[Batch]):
         return self._order.epoch_positions
 
     @property
+    def batch_size(self) -> int:
+        """Of the global batch: samples over all ranks."""
+        return self._batch_size
+
+    @property
     def position(self) -> int:
         """t: the run position after the last batch handed out, the same on all ranks."""
         return self._position

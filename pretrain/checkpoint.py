@@ -50,6 +50,8 @@ def save_checkpoint(
     """
     final = folder / f"step-{state['step']:08d}"
     if final.exists():  # left by a run that was killed before `latest` moved, or damaged
+        if guard is not None:
+            guard()  # before the removal too: to a world that was taken over it would be another's checkpoint
         shutil.rmtree(final)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     moments = {name: tensor.detach().cpu().contiguous() for name, tensor in optimizer_tensors(optimizer).items()}

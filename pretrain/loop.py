@@ -23,6 +23,7 @@ LossOf = Callable[[nn.Module, Tensor, Batch], tuple[Tensor, dict[str, Tensor]]]
 
 
 _EVALUATED = "evaluation_seconds"
+_DIVERGED = "the checkpoints before it are whole. Lower --optimizer.base-lr or set --optimizer.clip-norm in a new run"
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,10 @@ def _evaluate(training: Training, step: int, evaluate: Callable[[int], dict[str,
 def _backward(model: nn.Module, loss_of: LossOf, batch: Batch, world: World, accumulate: int) -> dict[str, Tensor]:
     """Gradients of the mean loss over the batch; what was logged, averaged over its parts."""
     rows = len(batch.images)
+    if accumulate > rows:
+        raise ValueError(
+            f"--accumulate {accumulate} is more than the {rows} images of each process; give at most {rows}"
+        )
     bounds = [rows * piece // accumulate for piece in range(accumulate + 1)]
     sums: dict[str, Tensor] = {}
     for first, last in pairwise(bounds):
@@ -166,6 +171,7 @@ def _rows(batch: Batch, first: int, last: int) -> Batch:
 def _save(training: Training, step: int, keep: int) -> None:
     """Rank 0 writes; the substitutions that each rank met are put together first."""
     world, run = training.world, training.run
+    _check_finite(training, step)
     state = training.stream.state()
     met = {tuple(row[:2]): row for row in world.gather(state["substitutions"])}
     state["substitutions"] = [met[which] for which in sorted(met)]
@@ -175,6 +181,13 @@ def _save(training: Training, step: int, keep: int) -> None:
     world.barrier()
     if world.rank == 0:
         move_latest(run.checkpoints, path, keep, run.guard)
+
+
+def _check_finite(training: Training, step: int) -> None:
+    """Losses are looked at only when they are logged: no checkpoint may replace a good one by what no run survives."""
+    bad = [name for name, weights in training.model.named_parameters() if not torch.isfinite(weights).all()]
+    if training.world.any(bool(bad)):
+        raise FloatingPointError(f"step {step}: weights are not finite ({', '.join(bad[:3])}); {_DIVERGED}")
 
 
 class _Meter:
@@ -217,10 +230,7 @@ class _Meter:
         self.shown = {"loss": values["loss"], "data_wait": f"{result['data_wait']:.1%}"}
         self.restart()
         if not torch.isfinite(torch.tensor(values["loss"])):
-            raise FloatingPointError(
-                f"step {step}: the loss is {values['loss']}; the checkpoints before it are whole. "
-                "Lower --optimizer.base-lr or set --optimizer.clip-norm in a new run"
-            )
+            raise FloatingPointError(f"step {step}: the loss is {values['loss']}; {_DIVERGED}")
         return result
 
 

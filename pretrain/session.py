@@ -4,7 +4,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -64,7 +64,7 @@ def session(
                     yield Session(world, console, run)
     except _FOR_USERS as error:
         who = f"rank {world.rank}: " if world is not None and world.size > 1 else ""
-        print(f"{Path(sys.argv[0]).name}: {who}{error}", file=sys.stderr, flush=True)
+        print(f"{Path(sys.argv[0]).name}: {who}{_told(error)}", file=sys.stderr, flush=True)
         raise SystemExit(1) from error
     if world is not None:
         world.close()
@@ -80,8 +80,9 @@ def find_start(training: Training, resume: str | None, init_from: str | None) ->
     """
     say = training.console.say
     checkpoint = newest_checkpoint(training.run.checkpoints, say)
-    if checkpoint is None and resume is not None:
-        checkpoint = find_checkpoint(resume, "--resume", say)
+    from_elsewhere = resume if checkpoint is None else None
+    if from_elsewhere is not None:
+        checkpoint = find_checkpoint(from_elsewhere, "--resume", say)
     if checkpoint is not None:
         load_weights(checkpoint, training.model)
         load_optimizer(checkpoint, training.optimizer)
@@ -96,6 +97,8 @@ def find_start(training: Training, resume: str | None, init_from: str | None) ->
     else:
         say("starting from scratch")
     start = 0 if checkpoint is None else checkpoint.step
+    if from_elsewhere is not None:
+        start = _steps_until(training, from_elsewhere)
     if training.world.rank == 0:
         training.run.cut_metrics(start)
     return start
@@ -132,7 +135,29 @@ def _failures_recorded(run: RunFolder) -> Iterator[None]:
     finally:
         if not is_whole:
             error = sys.exception()
-            run.write_exit("failed", error=str(error), traceback=traceback.format_exc())
+            # What a full disk does not let us write must not hide why the run failed.
+            with suppress(OSError, LockLostError):
+                run.write_exit("failed", error=_told(error), traceback=traceback.format_exc())
+            with suppress(OSError):
+                run.close()
+
+
+def _told(error: BaseException | None) -> str:
+    """The message; of an OSError with a text of our own without the number that Python puts before it."""
+    if isinstance(error, OSError) and error.filename is None and error.strerror:
+        return error.strerror
+    return str(error)
+
+
+def _steps_until(training: Training, resume: str) -> int:
+    """Where another run stood, in batches of this one: of that run only the place in the stream is sure to mean it."""
+    position, size = training.stream.position, training.stream.batch_size
+    if position % size != 0:
+        raise ValueError(
+            f"--resume {resume}: it stands at position {position:,} of the stream, not a whole number of batches of "
+            f"{size}; give a --batch-size that divides it, or start with its weights alone: --init-from {resume}"
+        )
+    return position // size
 
 
 def _warn_of_changes(checkpoint: Checkpoint, training: Training) -> None:

@@ -1,0 +1,57 @@
+"""What tests of whole commands share: how to run them, a small dataset, and a run that nothing disturbed."""
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+def _load(name: str) -> ModuleType:
+    """A module beside this file, which importlib mode does not let test files import."""
+    spec = importlib.util.spec_from_file_location(f"end_to_end_{name}", Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up there
+    spec.loader.exec_module(module)
+    return module
+
+
+_RUNS = _load("runs")
+
+
+@pytest.fixture(scope="session")
+def runs() -> Iterator[ModuleType]:
+    """tests/end_to_end/runs.py; at the end whatever still runs is killed."""
+    yield _RUNS
+    for child in _RUNS.STARTED:
+        child.end()
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The digits, sharded by the real command."""
+    folder = tmp_path_factory.mktemp("data") / "digits"
+    words = _RUNS.python(_RUNS.ROOT / "data_pipeline/shard.py", "--source", "digits", "--out", folder, "--workers", 1)
+    _RUNS.Child(words, folder.parent / "shard").wait().expect(0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def undisturbed(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny run from beginning to end, with all of its checkpoints."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    _RUNS.finish(digits, folder, "--keep-checkpoints", 100)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def side_by_side() -> Iterator[ThreadPoolExecutor]:
+    """Two commands at a time: most of each is the start of Python, one core's work."""
+    with ThreadPoolExecutor(2) as pool:
+        yield pool
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,266 @@
+"""Commands as a user gives them: started, watched, killed, and what their run folders hold afterwards.
+
+Test files cannot import this under pytest's importlib mode: they get it as the fixture `runs`.
+"""
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+MAE = ROOT / "pretrain/mae.py"
+HERE = Path(__file__).parent
+STEPS = 45
+TINY = [
+    "--encoder.image-size",
+    "8",
+    "8",
+    "--encoder.width",
+    "48",
+    "--encoder.depth",
+    "2",
+    "--encoder.heads",
+    "3",
+    "--decoder.width",
+    "32",
+    "--decoder.depth",
+    "1",
+    "--decoder.heads",
+    "2",
+    "--batch-size",
+    "64",
+    "--epochs",
+    "2",
+    "--optimizer.warmup-epochs",
+    "0.5",
+    "--evaluate-epochs",
+    "1",
+    "--knn.most-train",
+    "256",
+    "--knn.most-held-out",
+    "128",
+    "--log-every",
+    "1",
+    "--checkpoint-steps",
+    "7",
+    "--workers",
+    "1",
+]
+"""Options of a run of 45 steps in 2 epochs, evaluated after steps 23 and 45; takes a second or two once started."""
+
+# What a launcher says of its processes, and what would let a test reach the network.
+_NOT_INHERITED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+# One thread: `accelerate launch` sets it too, and on a busy machine two threads wait for each other.
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+_TIMINGS = frozenset({"images_per_second", "data_wait", "memory", "evaluation_seconds"})
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a command ended: its exit code (of a signal, minus its number), what it said and what it complained of."""
+
+    code: int
+    out: str
+    err: str
+
+    def expect(self, code: int = 0) -> "Finished":
+        """Itself, if it ended so; AssertionError with all it printed if not."""
+        assert self.code == code, f"exit code {self.code}, expected {code}\n{self.out}\n{self.err}"
+        return self
+
+
+STARTED: list["Child"] = []
+"""Every command of these tests, so that none outlives them when one fails."""
+
+
+class Child:
+    """A started command, with its output in files so that it never waits for a reader."""
+
+    def __init__(self, words: list[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
+        inherited = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
+        log.parent.mkdir(parents=True, exist_ok=True)
+        # Inherited by all that it starts, whatever sessions and parents those have: torchrun's ranks lead their own.
+        mark = f"SHERD_TEST={secrets.token_hex(8)}"
+        self._logs = log.with_suffix(".out"), log.with_suffix(".err")
+        with self._logs[0].open("w") as out, self._logs[1].open("w") as err:
+            self.process = subprocess.Popen(
+                words,
+                stdout=out,
+                stderr=err,
+                stdin=subprocess.DEVNULL,
+                env={**inherited, **_ENVIRONMENT, **(environment or {}), **dict([mark.split("=")])},
+                start_new_session=True,
+            )
+        self.pid = self.process.pid
+        self._mark = mark.encode()
+        STARTED.append(self)
+
+    def wait(self, timeout: float = 150) -> Finished:
+        """Wait for the end of the command; what then remains of what it started is the test's to look at."""
+        try:
+            code = self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.end()
+            raise AssertionError(f"still running after {timeout:g} s\n{self.said()}") from None
+        return Finished(code, *(log.read_text() for log in self._logs))
+
+    def wait_until(self, is_reached: Callable[[], bool], timeout: float = 120) -> None:
+        """Return as soon as the condition holds; AssertionError if the command ends before."""
+        deadline = time.monotonic() + timeout
+        while not is_reached():
+            assert self.process.poll() is None, f"ended too early, exit code {self.process.returncode}\n{self.said()}"
+            if time.monotonic() > deadline:
+                self.end()
+                raise AssertionError(f"did not get there in {timeout:g} s\n{self.said()}")
+            time.sleep(0.002)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the command's own process, and to none that it started."""
+        os.kill(self.pid, number)
+
+    def send_all(self, number: signal.Signals) -> None:
+        """Send a signal to every process that the command has started, as schedulers and terminals do."""
+        for pid in self.members():
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                continue
+
+    def members(self) -> list[int]:
+        """Processes of the command that still live: its own, a launcher's ranks, loader workers and so on."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                is_ours = self._mark in (folder / "environ").read_bytes()
+                if is_ours and (folder / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX":
+                    found.append(int(folder.name))
+            except (FileNotFoundError, ProcessLookupError, PermissionError):
+                continue
+        return found
+
+    def rank(self, number: int) -> int:
+        """The process of a rank that a launcher has started."""
+        parents = {}
+        for pid in self.members():
+            if f"\0RANK={number}\0".encode() in Path(f"/proc/{pid}/environ").read_bytes():
+                parents[pid] = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        (top,) = (pid for pid, parent in parents.items() if parent not in parents)
+        return top
+
+    def is_gone(self, timeout: float = 20) -> bool:
+        """Whether every process of the command ends of itself in this time."""
+        deadline = time.monotonic() + timeout
+        while self.members():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
+        return True
+
+    def end(self) -> None:
+        """Kill whatever remains."""
+        self.send_all(signal.SIGKILL)
+        self.process.wait(10)
+
+    def said(self) -> str:
+        """Everything printed until now."""
+        return "\n".join(log.read_text() for log in self._logs)
+
+
+def python(script: Path, *words: object) -> list[str]:
+    """A script as plain `python` runs it."""
+    return [sys.executable, str(script), *map(str, words)]
+
+
+def launched(script: Path, *words: object, processes: int = 2) -> list[str]:
+    """A script as `accelerate launch` runs it on CPUs, in several processes that really meet."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    options = f"--multi_gpu --num_machines 1 --num_processes {processes} --machine_rank 0 --main_process_ip 127.0.0.1"
+    more = f"--main_process_port {port} --rdzv_backend static --mixed_precision no --dynamo_backend no"
+    launcher = str(Path(sys.executable).with_name("accelerate"))
+    return [launcher, "launch", *options.split(), *more.split(), str(script), *map(str, words)]
+
+
+def start(words: list[str], log: Path) -> Child:
+    """Start a command; several processes meet on CPUs only with this variable."""
+    return Child(words, log, {"ACCELERATE_USE_CPU": "true"} if "launch" in words else None)
+
+
+def options(data: Path, out: Path, *more: object) -> list[str]:
+    """The arguments of `mae.py` for a tiny run; those in `more` come last, and so win."""
+    return ["digits", "--data", str(data), "--out", str(out), *TINY, *map(str, more)]
+
+
+def train(data: Path, out: Path, *more: object, processes: int = 1) -> Child:
+    """Start a tiny run, or go on with it."""
+    words = options(data, out, *more)
+    log = out.parent / f"{out.name}-log-{time.monotonic_ns()}"
+    return start(launched(MAE, *words, processes=processes) if processes > 1 else python(MAE, *words), log)
+
+
+def finish(data: Path, out: Path, *more: object, processes: int = 1) -> Finished:
+    """Run to the end; AssertionError unless the run says that it is done, and leaves no process behind."""
+    child = train(data, out, *more, processes=processes)
+    finished = child.wait().expect(0)
+    assert child.is_gone(), f"processes remain: {child.members()}"
+    assert read_exit(out)["status"] == "done"
+    return finished
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, which must be whole, without what is measured in seconds and bytes."""
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [{name: value for name, value in json.loads(line).items() if name not in _TIMINGS} for line in lines]
+
+
+def losses(run: Path) -> dict[int, float]:
+    """The loss of each step."""
+    return {line["step"]: line["loss"] for line in metrics(run) if "loss" in line}
+
+
+def last_step(run: Path) -> int:
+    """The last step that metrics.jsonl tells of, while the run still writes it; 0 without any."""
+    try:
+        whole = (run / "metrics.jsonl").read_bytes().rpartition(b"\n")[0].splitlines()
+    except FileNotFoundError:
+        return 0
+    return json.loads(whole[-1])["step"] if whole else 0
+
+
+def read_exit(run: Path) -> dict[str, Any]:
+    """exit.json."""
+    return json.loads((run / "exit.json").read_text())
+
+
+def newest(run: Path) -> Path:
+    """The checkpoint that `latest` names."""
+    return run / "checkpoints" / (run / "checkpoints/latest").read_text().strip()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder and its bytes."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def assert_same(run: Path, undisturbed: Path) -> None:
+    """A run that was disturbed has left what one that was not has left, bit for bit."""
+    assert metrics(run) == metrics(undisturbed)
+    assert newest(run).name == newest(undisturbed).name == f"step-{STEPS:08d}"
+    for file in ("model.safetensors", "optimizer.safetensors", "state.json"):
+        assert (newest(run) / file).read_bytes() == (newest(undisturbed) / file).read_bytes(), file
+    for folder in ("encoder", "figures"):
+        assert contents(run / folder) == contents(undisturbed / folder), folder
+    left = [path for path in run.rglob(".partial-*") if ".lock" not in path.parts]
+    assert left == [], "unfinished files are left"
+    assert read_exit(run)["status"] == "done"
+    assert read_exit(run)["step"] == STEPS

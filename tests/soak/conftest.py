@@ -1,0 +1,14 @@
+"""The soak tests run the same commands as the end-to-end tests, and share their fixtures."""
+
+import importlib.util
+from pathlib import Path
+
+_CONFTEST = Path(__file__).parents[1] / "end_to_end/conftest.py"
+_SPEC = importlib.util.spec_from_file_location("end_to_end_conftest", _CONFTEST)
+assert _SPEC is not None
+assert _SPEC.loader is not None
+_SHARED = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(_SHARED)
+
+runs = _SHARED.runs
+digits = _SHARED.digits
