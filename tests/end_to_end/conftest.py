@@ -51,7 +51,7 @@ def undisturbed(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def side_by_side() -> Iterator[ThreadPoolExecutor]:
-    """Two commands at a time: most of each is the start of Python, one core's work."""
-    with ThreadPoolExecutor(2) as pool:
+    """Three scenarios at a time: most of each is the start of Python, one core's work, and now and then it waits."""
+    with ThreadPoolExecutor(3) as pool:
         yield pool
         pool.shutdown(cancel_futures=True)

@@ -20,41 +20,27 @@ ROOT = Path(__file__).parents[2]
 MAE = ROOT / "pretrain/mae.py"
 HERE = Path(__file__).parent
 STEPS = 45
-TINY = [
-    "--encoder.image-size",
-    "8",
-    "8",
-    "--encoder.width",
-    "48",
-    "--encoder.depth",
-    "2",
-    "--encoder.heads",
-    "3",
-    "--decoder.width",
-    "32",
-    "--decoder.depth",
-    "1",
-    "--decoder.heads",
-    "2",
-    "--batch-size",
-    "64",
-    "--epochs",
-    "2",
-    "--optimizer.warmup-epochs",
-    "0.5",
-    "--evaluate-epochs",
-    "1",
-    "--knn.most-train",
-    "256",
-    "--knn.most-held-out",
-    "128",
-    "--log-every",
-    "1",
-    "--checkpoint-steps",
-    "7",
-    "--workers",
-    "1",
-]
+TINY = {
+    "encoder.image-size": (8, 8),
+    "encoder.patch-size": (2, 2),
+    "encoder.width": 48,
+    "encoder.depth": 2,
+    "encoder.heads": 3,
+    "decoder.width": 32,
+    "decoder.depth": 1,
+    "decoder.heads": 2,
+    "batch-size": 64,
+    "epochs": 2,
+    "optimizer.base-lr": 1e-3,
+    "optimizer.warmup-epochs": 0.5,
+    "normalization": "dataset",
+    "evaluate-epochs": 1,
+    "knn.most-train": 256,
+    "knn.most-held-out": 128,
+    "log-every": 1,
+    "checkpoint-steps": 7,
+    "workers": 1,
+}
 """Options of a run of 45 steps in 2 epochs, evaluated after steps 23 and 45; takes a second or two once started."""
 
 # What a launcher says of its processes, and what would let a test reach the network.
@@ -198,7 +184,10 @@ def start(words: list[str], log: Path) -> Child:
 
 def options(data: Path, out: Path, *more: object) -> list[str]:
     """The arguments of `mae.py` for a tiny run; those in `more` come last, and so win."""
-    return ["digits", "--data", str(data), "--out", str(out), *TINY, *map(str, more)]
+    tiny: list[object] = []
+    for name, value in TINY.items():
+        tiny += [f"--{name}", *(value if isinstance(value, tuple) else (value,))]
+    return list(map(str, ["digits", "--data", data, "--out", out, *tiny, *more]))
 
 
 def train(data: Path, out: Path, *more: object, processes: int = 1) -> Child:

@@ -77,7 +77,7 @@ def outcomes(
     side_by_side: ThreadPoolExecutor,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Future[None]]:
-    """All chains, two at a time; each test waits for its own."""
+    """All chains, some at a time; each test waits for its own."""
     return {
         name: side_by_side.submit(chain, runs, digits, tmp_path_factory.mktemp("crash") / "run", undisturbed, name)
         for name in CHAINS

@@ -4,8 +4,9 @@ import json
 import os
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -17,48 +18,60 @@ STEPS = 146
 WARNING = "warning: not bit-equal to an uninterrupted run from here on:"
 
 
-def test_the_same_inputs(runs: "Runs", digits: Path, tmp_path: Path) -> None:
-    lines = {}
-    for processes in (1, 2):
-        output = tmp_path / f"digests-{processes}.jsonl"
-        words = (output, runs.MAE, *runs.options(digits, tmp_path / f"run-{processes}"))
-        script = runs.HERE / "input_digests.py"
-        command = runs.launched(script, *words) if processes == 2 else runs.python(script, *words)
-        runs.start(command, tmp_path / f"digests-{processes}").wait().expect(0)
-        lines[processes] = [json.loads(line) for line in output.read_text().splitlines()]
-    assert [(line["first"], line["rows"]) for line in lines[1]] == [(64 * step, 64) for step in range(runs.STEPS)]
-    assert len({line["masks"] for line in lines[1]}) == runs.STEPS
-    assert lines[1] == lines[2]
+def digests(runs: "Runs", digits: Path, folder: Path, processes: int) -> list[dict[str, Any]]:
+    """What goes into each step."""
+    output = folder / "digests.jsonl"
+    words = (runs.HERE / "input_digests.py", output, runs.MAE, *runs.options(digits, folder / "run"))
+    command = runs.launched(*words, processes=processes) if processes > 1 else runs.python(*words)
+    runs.start(command, folder / "log").wait().expect(0)
+    return [json.loads(line) for line in output.read_text().splitlines()]
 
 
-@pytest.fixture(scope="module")
-def common(runs: "Runs", digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of one process that was stopped after a while."""
-    out = tmp_path_factory.mktemp("common") / "run"
-    run = runs.train(digits, out, *LONGER)
-    run.wait_until(lambda: runs.last_step(out) >= 20)
-    (out / "stop").touch()
+def begin_and_go_on(runs: "Runs", digits: Path, common: Path, alone: Path) -> None:
+    """Leaves a run of one process that was stopped after a while, and a copy that one process has ended."""
+    run = runs.train(digits, common, *LONGER)
+    run.wait_until(lambda: runs.last_step(common) >= 20)
+    (common / "stop").touch()
     run.wait().expect(0)
-    assert runs.last_step(out) <= 30
-    return out
+    shutil.copytree(common, alone)
+    runs.finish(digits, alone, *LONGER)
+
+
+class OneProcess(NamedTuple):
+    """What one process makes of it."""
+
+    inputs: list[dict[str, Any]]
+    common: Path
+    alone: Path
 
 
 @pytest.fixture(scope="module")
-def alone(runs: "Runs", digits: Path, common: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same run, which one process has ended."""
-    out = tmp_path_factory.mktemp("alone") / "run"
-    shutil.copytree(common, out)
-    runs.finish(digits, out, *LONGER)
-    return out
+def one_process(
+    runs: "Runs", digits: Path, side_by_side: ThreadPoolExecutor, tmp_path_factory: pytest.TempPathFactory
+) -> OneProcess:
+    folder = tmp_path_factory.mktemp("one")
+    training = side_by_side.submit(begin_and_go_on, runs, digits, folder / "common", folder / "alone")
+    inputs = side_by_side.submit(digests, runs, digits, folder, 1).result()
+    training.result()
+    return OneProcess(inputs, folder / "common", folder / "alone")
+
+
+def test_the_same_inputs(runs: "Runs", digits: Path, one_process: OneProcess, tmp_path: Path) -> None:
+    inputs = one_process.inputs
+    assert [(line["first"], line["rows"]) for line in inputs] == [(64 * step, 64) for step in range(runs.STEPS)]
+    for varying in ("positions", "samples", "pixels", "masks"):
+        assert len({line[varying] for line in inputs}) == runs.STEPS
+    assert digests(runs, digits, tmp_path, 2) == inputs
 
 
 def test_two_processes_go_on_with_the_run_of_one_and_one_with_that_of_two(
-    runs: "Runs", digits: Path, common: Path, alone: Path, tmp_path: Path
+    runs: "Runs", digits: Path, one_process: OneProcess, tmp_path: Path
 ) -> None:
     """On the way a rank of the two is killed, and later the launcher is told to end."""
     out = tmp_path / "run"
-    shutil.copytree(common, out)
+    shutil.copytree(one_process.common, out)
     start = runs.last_step(out)
+    assert start <= 30
     run = runs.train(digits, out, *LONGER, processes=2)
     run.wait_until(lambda: runs.last_step(out) >= 60)
     os.kill(run.rank(1), signal.SIGKILL)
@@ -82,7 +95,7 @@ def test_two_processes_go_on_with_the_run_of_one_and_one_with_that_of_two(
 
     finished = runs.finish(digits, out, *LONGER)
     assert f"{WARNING} world 2 -> 1 (samples, pixels and masks stay the same)" in finished.out
-    found, expected = runs.losses(out), runs.losses(alone)
+    found, expected = runs.losses(out), runs.losses(one_process.alone)
     assert list(found) == list(expected) == list(range(1, STEPS + 1))
     assert [found[step] for step in range(1, start + 1)] == [expected[step] for step in range(1, start + 1)]
     worst = max(expected, key=lambda step: abs(found[step] - expected[step]))
