@@ -20,6 +20,7 @@ from torch import Tensor
 from data_pipeline.augment import View
 from data_pipeline.manifest import DatasetError
 from data_pipeline.rows import ROW_DTYPE, FillReport, Part, RowFiller
+from data_pipeline.task_pool import WorkerDiedError
 
 _HEADER = struct.Struct("<q")
 _FEWEST_ROWS = 8
@@ -110,7 +111,7 @@ class WorkerPool:
 
         Raises:
             DatasetError: as the worker met it.
-            RuntimeError: a worker died.
+            WorkerDiedError: a worker died.
         """
         while self._missing[slot]:
             self._receive()
@@ -143,13 +144,18 @@ class WorkerPool:
             self._missing[slot] -= 1
             self._reports[slot].add(report)
 
-    def _death(self, worker: int) -> RuntimeError:
+    def _death(self, worker: int) -> WorkerDiedError:
         process = self._processes[worker]
         process.join(timeout=1)
-        return RuntimeError(
-            f"loader worker {worker} (pid {process.pid}) died, exit code {process.exitcode}: killed from outside, "
-            "out of memory (see dmesg; fewer --workers need less), or a shard was cut while it was being read"
-        )
+        code = process.exitcode
+        if code is not None and 0 < code < 255:  # 255: its server is gone too, and with it what it had to say
+            why = "its error is printed above"
+        else:
+            why = (
+                "killed from outside, out of memory (see dmesg; fewer --workers need less), or a shard was cut while "
+                "it was being read"
+            )
+        return WorkerDiedError(f"loader worker {worker} (pid {process.pid}) died, exit code {code}: {why}")
 
 
 Pool = InlinePool | WorkerPool

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from timm.models import save_for_hf
 from timm.models.vision_transformer import VisionTransformer
@@ -39,11 +40,10 @@ def save_encoder(
         "interpolation": "bicubic",
         "crop_pct": 1.0,
     }
-    described = encoder.pretrained_cfg
-    assert isinstance(described, dict)
+    described: dict[str, Any] = vars(encoder)["pretrained_cfg"]
     # Without what timm knows of weights that are not these: their tag, licence, origin.
     own = {name: described[name] for name in ("architecture", "first_conv", "classifier", "fixed_input_size")}
-    encoder.__dict__["pretrained_cfg"] = {**own, "num_classes": 0, **preprocessing}
+    vars(encoder)["pretrained_cfg"] = {**own, "num_classes": 0, **preprocessing}
     if folder.exists():
         if guard is not None:
             guard()  # before the removal too: it may be another world's

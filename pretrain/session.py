@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 
 from data_pipeline.manifest import DatasetError
+from data_pipeline.task_pool import WorkerDiedError
 from launch.console import Console
 from launch.environment import environment
 from launch.lock import FolderInUseError, LockLostError
@@ -23,7 +24,15 @@ from pretrain.world import World
 
 _LIBRARIES = ("sherd", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow", "simplejpeg", "safetensors")
 # What a user can mend, by the message alone; anything else is a fault of ours and keeps its traceback.
-_FOR_USERS = (ValueError, OSError, DatasetError, FolderInUseError, LockLostError, FloatingPointError)
+_FOR_USERS = (
+    ValueError,
+    OSError,
+    DatasetError,
+    WorkerDiedError,
+    FolderInUseError,
+    LockLostError,
+    FloatingPointError,
+)
 
 
 @dataclass(frozen=True)
@@ -53,12 +62,10 @@ def session(
     try:
         world = World(precision)
         console = Console(world.rank)
-        if world.rank > 0:
-            world.barrier()  # until rank 0 has opened the folder
-            yield Session(world, console, RunFolder(Path(out)))
-        else:
-            with open_run(Path(out), {"recipe": recipe, **to_json(config)}, may_change) as run:
-                world.barrier()
+        with _open(world, Path(out), {"recipe": recipe, **to_json(config)}, may_change) as run:
+            if world.rank > 0:
+                yield Session(world, console, run)
+            else:
                 with _failures_recorded(run):
                     _prepare(run, world)
                     yield Session(world, console, run)
@@ -118,6 +125,19 @@ def loader_workers(asked: int | None, world: World) -> int:
     beside = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(16, cores // beside - 1))
+
+
+def _open(world: World, out: Path, settings: dict[str, Any], may_change: frozenset[str]) -> RunFolder:
+    """Rank 0 locks the folder. The others wait for it and, where it could not, leave quietly: it says why."""
+    run = None
+    try:
+        if world.rank == 0:
+            run = open_run(out, settings, may_change)
+    finally:
+        is_refused = world.any(world.rank == 0 and run is None)
+    if is_refused:
+        raise SystemExit(1)
+    return run or RunFolder(out)
 
 
 def _prepare(run: RunFolder, world: World) -> None:
