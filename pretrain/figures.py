@@ -56,8 +56,8 @@ def _draw(rows: list[tuple[str, NDArray[np.uint8]]], title: str) -> bytes:
     figure.suptitle(title, fontsize=10)
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for line, (label, images) in zip(grid, rows, strict=True):
-        # Out of the layout: a label is wider than the image it begins above.
-        line[0].set_title(label, fontsize=8, loc="left").set_in_layout(False)
+        # Not a title, which would widen its column: a label is longer than the image it begins above.
+        line[0].text(0, 1.06, label, fontsize=8, transform=line[0].transAxes).set_in_layout(False)
         for axes, image in zip(line, images, strict=True):
             axes.imshow(image, interpolation="nearest")
             axes.set_axis_off()

@@ -51,7 +51,11 @@ _DIGITS = MaeConfig(
 )
 
 RECIPES: dict[str, Recipe[MaeConfig]] = {
-    "digits": Recipe(_DIGITS, "measured: TODO"),
+    # python pretrain/mae.py digits --data D --out R --seed S, S = 0, 1, 2; 2026-11-20, 2 cores of an AMD EPYC (family 26).
+    "digits": Recipe(
+        _DIGITS, "measured: k-NN 88.3, 88.9, 90.3 % on the last 360 digits, seeds 0, 1, 2; a minute on 2 cores"
+    ),
+    # python pretrain/mae.py cifar10-minutes --data D --out R; 2026-11-20, 2 cores of an AMD EPYC (family 26), seed 0.
     "cifar10-minutes": Recipe(
         replace(
             _CIFAR,
@@ -64,7 +68,7 @@ RECIPES: dict[str, Recipe[MaeConfig]] = {
             evaluate_epochs=0.0,
             knn=KnnConfig(most_train=20_000),
         ),
-        "measured: TODO",
+        "measured: k-NN 43.4 % on test after 6 epochs, seed 0; minutes on 2 cores",
     ),
     "vit-ti4-cifar10": Recipe(
         _CIFAR,
