@@ -20,7 +20,8 @@ def kill_and_resume(runs: "Runs", data: Path, out: Path, undisturbed: Path) -> N
     print(f"the moments come from seed {seed}")
     dice = random.Random(seed)
     for _ in range(3):
-        wanted = runs.last_step(out) + dice.randint(1, 11)
+        # At least 4 steps on, so that the last kills come after the checkpoint of step 7.
+        wanted = runs.last_step(out) + dice.randint(4, 11)
         run = runs.train(data, out)
         run.wait_until(lambda wanted=wanted: runs.last_step(out) >= wanted)
         time.sleep(dice.uniform(0, 0.06))
