@@ -234,9 +234,10 @@ def test_a_mixture_gives_datasets_their_weights_each_exactly_once_an_epoch(make_
     first = samples[datasets == 0]
     assert all(sorted(first[24 * epoch : 24 * epoch + 24]) == list(range(24)) for epoch in range(4))
     halves = [Stream(parts, VIEW, batch_size=16, seed=0, plan=plan, rank=rank, world=2) for rank in (0, 1)]
-    for batch, *shared in zip(batches, *halves, strict=False):
-        joined = sorted((*zip(half.positions, half.datasets, half.samples, strict=True),) for half in shared)
-        assert sorted(sum(joined, ())) == sorted(zip(batch.positions, batch.datasets, batch.samples, strict=True))
+    shared = [itertools.islice(half, len(batches)) for half in halves]
+    for batch, *parts_of_it in zip(batches, *shared, strict=True):
+        joined = [row for half in parts_of_it for row in zip(half.positions, half.datasets, half.samples, strict=True)]
+        assert sorted(joined) == list(zip(batch.positions, batch.datasets, batch.samples, strict=True))
     with pytest.raises(ValueError, match="2 weights for 1 datasets"):
         Stream(parts[:1], VIEW, batch_size=16, seed=0, plan=plan)
 
