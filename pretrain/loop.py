@@ -4,7 +4,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -19,7 +19,20 @@ from pretrain.checkpoint import move_latest, save_checkpoint
 from pretrain.optimizer import clip_gradients
 from pretrain.world import World
 
-LossOf = Callable[[nn.Module, Tensor, Batch], tuple[Tensor, dict[str, Tensor]]]
+
+@dataclass(frozen=True)
+class Objective:
+    """What a step computes, as two closures.
+
+    inputs: maps this process's rows of a batch to tensors (b, ...) on the device: pixels as the model sees them and
+    whatever else the loss needs, mixed between rows where they are mixed. Without gradients.
+
+    loss: maps the model (which shares gradients between processes) and those tensors, or so many of their rows where a
+    batch is accumulated, to the mean loss over the rows and whatever else is to be logged.
+    """
+
+    inputs: Callable[[Batch], tuple[Tensor, ...]]
+    loss: Callable[..., tuple[Tensor, dict[str, Tensor]]]
 
 
 _EVALUATED = "evaluation_seconds"
@@ -54,7 +67,7 @@ class Training:
 
 def fit(
     training: Training,
-    loss_of: LossOf,
+    objective: Objective,
     pace: Pace,
     *,
     learning_rate: Callable[[float], float],
@@ -65,10 +78,8 @@ def fit(
     """Train from step `start` to the end, or until asked to stop by TERM, Ctrl-C or a file `stop` in the run folder.
 
     Args:
-        loss_of: maps the model (which shares gradients between processes), images (uint8, (b, h, w, c), on the device)
-            and their batch to the mean loss over its rows and whatever else is to be logged. The rows are a part of the
-            batch where it is accumulated.
-        learning_rate: of the epoch, a fraction counted in positions of the stream.
+        learning_rate: of the epoch, a fraction counted in positions of the stream; multiplied by a parameter group's
+            `lr_scale` where it has one.
         evaluate: called after a step on every process; what it returns is logged.
 
     Raises:
@@ -90,10 +101,10 @@ def fit(
             is_logged = step % pace.log_every == 0 or step == pace.steps
             rate = learning_rate(stream.position / stream.epoch_positions)
             for group in training.optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group.get("lr_scale", 1.0)
             with meter.waiting():
                 batch = next(batches)
-            sums = _backward(model, loss_of, batch, world, pace.accumulate)
+            sums = _backward(model, objective, batch, world, pace.accumulate)
             norm = clip_gradients(parameters, clip_norm) if is_logged or clip_norm is not None else None
             training.optimizer.step()
             training.optimizer.zero_grad(set_to_none=True)
@@ -141,31 +152,28 @@ def _evaluate(training: Training, step: int, evaluate: Callable[[int], dict[str,
         training.run.append_metrics({"step": step, "epoch": epoch, **results, _EVALUATED: time.perf_counter() - begin})
 
 
-def _backward(model: nn.Module, loss_of: LossOf, batch: Batch, world: World, accumulate: int) -> dict[str, Tensor]:
+def _backward(model: nn.Module, objective: Objective, batch: Batch, world: World, accumulate: int) -> dict[str, Tensor]:
     """Gradients of the mean loss over the batch; what was logged, averaged over its parts."""
     rows = len(batch.images)
     if accumulate > rows:
         raise ValueError(
             f"--accumulate {accumulate} is more than the {rows} images of each process; give at most {rows}"
         )
+    with torch.no_grad():
+        inputs = objective.inputs(batch)
     bounds = [rows * piece // accumulate for piece in range(accumulate + 1)]
     sums: dict[str, Tensor] = {}
     for first, last in pairwise(bounds):
         is_last = last == rows
-        part = _rows(batch, first, last)
         silent = isinstance(model, DistributedDataParallel) and not is_last
         with model.no_sync() if silent else nullcontext():  # type: ignore[operator]
             with world.accelerator.autocast():
-                loss, extras = loss_of(model, part.images.to(world.device, non_blocking=True), part)
+                loss, extras = objective.loss(model, *(values[first:last] for values in inputs))
             share = (last - first) / rows
             (loss * share).backward()
         for name, value in {"loss": loss, **extras}.items():
             sums[name] = sums.get(name, 0) + value.detach() * share
     return sums
-
-
-def _rows(batch: Batch, first: int, last: int) -> Batch:
-    return replace(batch, **{name: values[first:last] for name, values in vars(batch).items()})
 
 
 def _save(training: Training, step: int, keep: int) -> None:

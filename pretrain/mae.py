@@ -25,9 +25,10 @@ def train(recipe: str, config: MaeConfig) -> None:
     from data_pipeline.randomness import Purpose, hash_array, key, uniform_array
     from data_pipeline.rows import Part
     from data_pipeline.stream import Batch, Stream
-    from pretrain.encoder_folder import save_encoder
-    from pretrain.loop import Pace, Training, fit
-    from pretrain.masked_autoencoder import MaskedAutoencoder, create_encoder
+    from pretrain.encoder import create_encoder
+    from pretrain.loop import Objective, Pace, Training, fit
+    from pretrain.masked_autoencoder import MaskedAutoencoder
+    from pretrain.model_folder import save_model
     from pretrain.monitor import Monitor
     from pretrain.optimizer import create_optimizer, learning_rate, peak_learning_rate
     from pretrain.pixels import choose_normalization
@@ -79,8 +80,12 @@ def train(recipe: str, config: MaeConfig) -> None:
             seeds = hash_array(key(config.seed, purpose), keys.astype("uint64"))
             return torch.from_numpy(uniform_array(seeds, model.patches)).to(world.device, non_blocking=True)
 
-        def loss_of(shared: nn.Module, images: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-            out = shared(normalization.normalize(images), noise_of(batch.positions, Purpose.MASK))
+        def inputs_of(batch: Batch) -> tuple[Tensor, Tensor]:
+            images = batch.images.to(world.device, non_blocking=True)
+            return images, noise_of(batch.positions, Purpose.MASK)
+
+        def loss_of(shared: nn.Module, images: Tensor, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            out = shared(normalization.normalize(images), noise)
             return out.loss, {"masked_mse": out.loss}
 
         peak = peak_learning_rate(config.optimizer, config.batch_size)
@@ -89,7 +94,7 @@ def train(recipe: str, config: MaeConfig) -> None:
         )
         status = fit(
             training,
-            loss_of,
+            Objective(inputs_of, loss_of),
             pace,
             learning_rate=lambda epoch: learning_rate(epoch, config.optimizer, peak=peak, epochs=config.epochs),
             clip_norm=config.optimizer.clip_norm,
@@ -98,7 +103,7 @@ def train(recipe: str, config: MaeConfig) -> None:
         )
         stream.close()
         if status == "done" and world.rank == 0:
-            save_encoder(own.run.encoder, model.encoder, config.encoder, normalization, own.run.guard)
+            save_model(own.run.encoder, model.encoder, config.encoder, normalization, guard=own.run.guard)
             console.say(f"done: the encoder is in {own.run.encoder}, figures in {own.run.figures}")
         own.close(status, stream.position // config.batch_size)
 

@@ -64,8 +64,8 @@ POINTS: dict[str, tuple[str, str, Ending, Callable[..., bool]]] = {
     "line-whole": ("launch.run_folder", "RunFolder.append_metrics", die_after, always),
     "lines-being-cut": ("launch.run_folder", "write_atomically", die, always),
     "evaluation": ("pretrain.monitor", "knn_predict", die, always),
-    "before-export": ("pretrain.encoder_folder", "save_encoder", die, always),
-    "during-export": ("pretrain.encoder_folder", "save_for_hf", die_after, always),
+    "before-export": ("pretrain.model_folder", "save_model", die, always),
+    "during-export": ("pretrain.model_folder", "save_for_hf", die_after, always),
     "before-exit": ("launch.run_folder", "RunFolder.write_exit", die, always),
 }
 

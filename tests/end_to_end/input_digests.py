@@ -26,8 +26,8 @@ def record(output: Path) -> None:
         hidden.extend(random_mask(noise, self.visible).masked)
         return forward(self, images, noise)
 
-    def noting_backward(model: Any, loss_of: Any, batch: Any, world: Any, accumulate: int) -> Any:
-        result = backward(model, loss_of, batch, world, accumulate)
+    def noting_backward(model: Any, objective: Any, batch: Any, world: Any, accumulate: int) -> Any:
+        result = backward(model, objective, batch, world, accumulate)
         columns = (batch.positions.tolist(), batch.samples.tolist(), batch.images, batch.labels.tolist(), hidden)
         rows = [
             (position, sample, hash_of(image), label, hash_of(mask))

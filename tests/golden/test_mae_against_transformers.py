@@ -10,14 +10,8 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
 from pretrain.config import DecoderConfig, EncoderConfig, ObjectiveConfig
-from pretrain.masked_autoencoder import (
-    MaskedAutoencoder,
-    create_encoder,
-    patchify,
-    random_mask,
-    sincos_positions,
-    unpatchify,
-)
+from pretrain.encoder import create_encoder, sincos_positions
+from pretrain.masked_autoencoder import MaskedAutoencoder, patchify, random_mask, unpatchify
 
 DISK = {
     "encoder.cls_token": "vit.embeddings.cls_token",

@@ -6,8 +6,9 @@ import torch
 from PIL import Image
 
 from pretrain.config import DecoderConfig, EncoderConfig, ObjectiveConfig
+from pretrain.encoder import create_encoder
 from pretrain.figures import reconstruction_panel
-from pretrain.masked_autoencoder import MaskedAutoencoder, create_encoder
+from pretrain.masked_autoencoder import MaskedAutoencoder
 from pretrain.pixels import Normalization
 
 

@@ -10,16 +10,8 @@ import torch
 from torch import nn
 
 from pretrain.config import DecoderConfig, EncoderConfig, ObjectiveConfig
-from pretrain.masked_autoencoder import (
-    MaskedAutoencoder,
-    check_supported,
-    create_encoder,
-    initialize_encoder,
-    patchify,
-    random_mask,
-    sincos_positions,
-    unpatchify,
-)
+from pretrain.encoder import check_supported, create_encoder, initialize_encoder, sincos_positions
+from pretrain.masked_autoencoder import MaskedAutoencoder, patchify, random_mask, unpatchify
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -282,7 +274,8 @@ def test_inputs_of_another_shape_are_refused(images, noise):
 COMPILE = """
 import torch
 from pretrain.config import DecoderConfig, EncoderConfig, ObjectiveConfig
-from pretrain.masked_autoencoder import MaskedAutoencoder, create_encoder
+from pretrain.encoder import create_encoder
+from pretrain.masked_autoencoder import MaskedAutoencoder
 
 encoder = create_encoder(EncoderConfig("vit_tiny_patch16_224", (16, 24), (4, 4), width=24, depth=2, heads=3))
 model = MaskedAutoencoder(encoder, DecoderConfig(width=16, depth=1, heads=2), ObjectiveConfig())

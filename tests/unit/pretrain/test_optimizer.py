@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from pretrain.config import DecoderConfig, EncoderConfig, ObjectiveConfig, OptimizerConfig
-from pretrain.masked_autoencoder import MaskedAutoencoder, create_encoder
+from pretrain.encoder import create_encoder
+from pretrain.masked_autoencoder import MaskedAutoencoder
 from pretrain.optimizer import clip_gradients, create_optimizer, learning_rate, parameter_groups, peak_learning_rate
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from launch.strict_json import from_json, to_json
 from pretrain.config import ObjectiveConfig, OptimizerConfig
+from pretrain.encoder import create_encoder
 from pretrain.mae_config import MAY_CHANGE_ON_RESUME, KnnConfig, MaeConfig
-from pretrain.masked_autoencoder import create_encoder
 from pretrain.optimizer import peak_learning_rate
 from pretrain.recipes import RECIPES
 

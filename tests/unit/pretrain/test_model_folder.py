@@ -8,8 +8,8 @@ import timm
 import torch
 
 from pretrain.config import EncoderConfig
-from pretrain.encoder_folder import save_encoder
-from pretrain.masked_autoencoder import create_encoder, initialize_encoder
+from pretrain.encoder import create_encoder, initialize_encoder
+from pretrain.model_folder import save_model
 from pretrain.pixels import Normalization
 
 SIZES = [
@@ -23,8 +23,8 @@ SIZES = [
 def test_timm_rebuilds_the_same_model(tmp_path: Path, config: EncoderConfig):
     encoder = create_encoder(config)
     initialize_encoder(encoder, torch.Generator().manual_seed(0))
-    save_encoder(tmp_path / "e", encoder, config, Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)))
-    save_encoder(tmp_path / "e", encoder, config, Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)))  # written over
+    save_model(tmp_path / "e", encoder, config, Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)))
+    save_model(tmp_path / "e", encoder, config, Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)))  # written over
     loaded = timm.create_model(f"local-dir:{tmp_path / 'e'}", pretrained=True)
     images = torch.rand(2, 3, *config.image_size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
