@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from data_pipeline.decode import Pixels
+from data_pipeline.rand_augment import RandAugment
 from data_pipeline.randomness import Draws
 
 
@@ -28,19 +30,24 @@ class View(Protocol):
         """The crop for an upright image of this width and height in pixels."""
         ...
 
+    def finish(self, draws: Draws, pixels: Pixels) -> Pixels:
+        """What is done to the pixels of the crop, of this view's size; `draws` go on after the crop's."""
+        ...
+
 
 @dataclass(frozen=True)
 class RandomResizedCrop:
     """A random area and aspect ratio, resized to `size` (height, width), mirrored half of the time.
 
     Same distribution as torchvision's `RandomResizedCrop` followed by `RandomHorizontalFlip` (Szegedy et al. 2015).
-    `scale` is the range of the crop's share of the area, `ratio` that of width / height.
+    `scale` is the range of the crop's share of the area, `ratio` that of width / height. `policy` is applied after it.
     """
 
     size: tuple[int, int]
     scale: tuple[float, float] = (0.2, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     mirror: float = 0.5
+    policy: RandAugment | None = None
 
     def draw(self, draws: Draws, width: int, height: int) -> Crop:
         """Ten attempts at a box that fits, then the largest central one of an allowed ratio."""
@@ -57,6 +64,10 @@ class RandomResizedCrop:
         crop_height = min(height, max(1, round(width / self.ratio[0])))
         return Crop((width - crop_width) // 2, (height - crop_height) // 2, crop_width, crop_height, mirrored)
 
+    def finish(self, draws: Draws, pixels: Pixels) -> Pixels:
+        """The policy, where there is one."""
+        return pixels if self.policy is None else self.policy.apply(draws, pixels)
+
 
 @dataclass(frozen=True)
 class CenterCrop:
@@ -71,3 +82,7 @@ class CenterCrop:
         crop_height = min(height, max(1, round(self.size[0] * scale)))
         crop_width = min(width, max(1, round(self.size[1] * scale)))
         return Crop((width - crop_width) // 2, (height - crop_height) // 2, crop_width, crop_height, mirrored=False)
+
+    def finish(self, draws: Draws, pixels: Pixels) -> Pixels:
+        """Nothing."""
+        return pixels

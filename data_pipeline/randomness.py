@@ -5,7 +5,10 @@ says so of `Generator`, NEP 19). A number is a hash of what it is for, so any pr
 order, and a resumed run needs no generator state.
 """
 
+import random
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 
 import numpy as np
@@ -26,6 +29,11 @@ class Purpose(IntEnum):
     SHARD_SHUFFLE = 5
     INITIALISATION = 6
     FIGURE_MASK = 7
+    DROP_PATH = 8
+    MIXING = 9
+    ERASING = 10
+    SUBSET = 11
+    HEAD = 12
 
 
 def key(*words: int) -> int:
@@ -88,3 +96,32 @@ class Draws:
     def integer(self, count: int) -> int:
         """An integer in [0, count)."""
         return self._bits() * count >> 64
+
+    def beta(self, alpha: float) -> float:
+        """A number from Beta(alpha, alpha), in (0, 1), by two powers of uniform numbers that sum to at most 1 (Jöhnk
+        1964); meant for an alpha of a few at most, where few pairs are refused.
+        """
+        while True:
+            one, other = self.uniform() ** (1 / alpha), self.uniform() ** (1 / alpha)
+            if 0 < one + other <= 1:
+                return one / (one + other)
+
+    def seed(self) -> int:
+        """A seed for another generator, in [0, 2^63)."""
+        return self._bits() >> 1
+
+
+@contextmanager
+def seeded_libraries(seed: int) -> Iterator[None]:
+    """Python's and NumPy's global generators start from `seed` inside, and outside go on as if nothing had been drawn.
+
+    For augmentations of libraries that draw from them.
+    """
+    before = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])

@@ -108,8 +108,10 @@ class RowFiller:
         data, entry = self._readers[dataset].image(shard, index)
         middle = time.perf_counter()
         width, height = int(entry["width"]), int(entry["height"])
-        crop = self._view.draw(Draws(*words), width, height)
+        draws = Draws(*words)
+        crop = self._view.draw(draws, width, height)
         pixels = decode_view(data, (width, height), int(entry["orientation"]), crop, self._view.size)
+        pixels = self._view.finish(draws, pixels)
         report.bytes += len(data)
         report.read_seconds += middle - begin
         report.decode_seconds += time.perf_counter() - middle

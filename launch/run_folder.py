@@ -1,6 +1,7 @@
 """The folder of a run: where its files are, whether a start here begins or continues a run, and its small files.
 
-    config.json  environment.json  metrics.jsonl  exit.json  stop  checkpoints/  figures/  encoder/
+    config.json  environment.json  metrics.jsonl  evaluation.json  exit.json  stop
+    checkpoints/  figures/  encoder/  model/
 
 Rank 0 opens it with `open_run`, which locks it; other ranks make a `RunFolder` of the path, and only read.
 """
@@ -63,6 +64,14 @@ class RunFolder:
     @property
     def encoder(self) -> Path:
         return self.path / "encoder"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.path / "evaluation.json"
 
     @property
     def guard(self) -> Guard | None:

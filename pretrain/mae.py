@@ -32,13 +32,15 @@ def train(recipe: str, config: MaeConfig) -> None:
     from pretrain.monitor import Monitor
     from pretrain.optimizer import create_optimizer, learning_rate, peak_learning_rate
     from pretrain.pixels import choose_normalization
-    from pretrain.session import bit_equality_depends_on, find_start, loader_workers, session
+    from pretrain.session import bit_equality_depends_on, explained, find_start, loader_workers, session
+    from pretrain.world import World
 
-    if config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-    with session(recipe, config, config.out, MAY_CHANGE_ON_RESUME, precision=config.precision) as own:
-        world, console = own.world, own.console
+    with (
+        explained(),
+        World(config.precision, deterministic=config.deterministic) as world,
+        session(recipe, config, config.out, MAY_CHANGE_ON_RESUME, world=world) as own,
+    ):
+        console = own.console
         manifest = read_manifest(config.data)
         normalization = choose_normalization(config.normalization, manifest)
         model = MaskedAutoencoder(create_encoder(config.encoder), config.decoder, config.objective)

@@ -1,7 +1,7 @@
 """AdamW as masked autoencoders use it: which parameters decay, and the learning rate at any moment of a run."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
@@ -13,34 +13,68 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from pretrain.config import OptimizerConfig
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Split the trainable parameters into those that decay and those that do not.
+def parameter_groups(
+    model: nn.Module,
+    weight_decay: float,
+    *,
+    exempt: Collection[str] = (),
+    layer_decay: float | None = None,
+) -> list[dict[str, Any]]:
+    """Split the trainable parameters into those that decay and those that do not, and by layer where rates differ.
 
-    Biases and norms (tensors of at most one dimension) do not. The class and mask tokens do: the paper does not say,
-    and the released models were trained so.
+    Biases and norms (tensors of at most one dimension) do not. The class and mask tokens do, unless exempt: the paper
+    does not say, and the released models were trained so.
 
     Args:
         model: frozen parameters are left out.
-        weight_decay: of the group that decays.
+        weight_decay: of the groups that decay.
+        exempt: names of tensors that do not decay either.
+        layer_decay: of a timm VisionTransformer: each layer learns so much slower than the one after it (`layer_of`).
 
     Returns:
-        Groups for a torch optimizer, those with no parameter left out. `params` are (name, parameter) pairs, from which
-        the optimizer keeps `param_names`, so that its state can be saved by name.
+        Groups for a torch optimizer, those with no parameter left out, the first layer's first, in each what decays
+        first. `params` are (name, parameter) pairs, from which the optimizer keeps `param_names`, so that its state can
+        be saved by name. With layer decay a group has the `lr_scale` that the loop multiplies its learning rate by.
     """
-    trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [pair for pair in trainable if pair[1].ndim > 1], "weight_decay": weight_decay},
-        {"params": [pair for pair in trainable if pair[1].ndim <= 1], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    depth = 0 if layer_decay is None else len(list(model.get_submodule("blocks").children()))
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        is_exempt = parameter.ndim <= 1 or name in exempt
+        layer = 0 if layer_decay is None else layer_of(name, depth)
+        if (layer, is_exempt) not in groups:
+            group = {"params": [], "weight_decay": 0.0 if is_exempt else weight_decay}
+            scale = {} if layer_decay is None else {"lr_scale": layer_decay ** (depth + 1 - layer)}
+            groups[layer, is_exempt] = group | scale
+        groups[layer, is_exempt]["params"].append((name, parameter))
+    return [groups[which] for which in sorted(groups)]
 
 
-def create_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+def layer_of(name: str, depth: int) -> int:
+    """The layer of a timm VisionTransformer that a parameter belongs to, for layer-wise decay of the learning rate.
+
+    0: what comes before the blocks (patch embedding, tokens, positions); i + 1: block i; depth + 1: final norm and head
+    (Clark et al. 2020, arXiv:2003.10555; Bao et al. 2022, arXiv:2106.08254; as released for MAE).
+    """
+    first, _, rest = name.partition(".")
+    if first in ("patch_embed", "cls_token", "pos_embed", "dist_token", "reg_token"):
+        return 0
+    return int(rest.partition(".")[0]) + 1 if first == "blocks" else depth + 1
+
+
+def create_optimizer(
+    model: nn.Module,
+    config: OptimizerConfig,
+    *,
+    exempt: Collection[str] = (),
+    layer_decay: float | None = None,
+) -> torch.optim.AdamW:
     """AdamW over `parameter_groups`, in the fused implementation.
 
     The learning rate starts at 0: the loop writes `learning_rate` into each group before each step.
     """
-    groups = parameter_groups(model, config.weight_decay)
+    groups = parameter_groups(model, config.weight_decay, exempt=exempt, layer_decay=layer_decay)
     return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, fused=True)
 
 

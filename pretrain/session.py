@@ -50,31 +50,39 @@ class Session:
 
 
 @contextmanager
-def session(
-    recipe: str, config: Any, out: str, may_change: frozenset[str], *, precision: Literal["fp32", "bf16"]
-) -> Iterator[Session]:
-    """Open a run; where it fails leave exit.json = failed. Errors that a user can mend are one line, and exit code 1.
+def explained() -> Iterator[None]:
+    """Errors that a user can mend are one line, of the rank that met them, and exit code 1; others pass.
 
     Raises:
         SystemExit: after such a line.
     """
-    world = None
     try:
-        world = World(precision)
-        console = Console(world.rank)
-        with _open(world, Path(out), {"recipe": recipe, **to_json(config)}, may_change) as run:
-            if world.rank > 0:
-                yield Session(world, console, run)
-            else:
-                with _failures_recorded(run):
-                    _prepare(run, world)
-                    yield Session(world, console, run)
+        yield
     except _FOR_USERS as error:
-        who = f"rank {world.rank}: " if world is not None and world.size > 1 else ""
+        who = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
         print(f"{Path(sys.argv[0]).name}: {who}{_told(error)}", file=sys.stderr, flush=True)
         raise SystemExit(1) from error
-    if world is not None:
-        world.close()
+
+
+@contextmanager
+def session(
+    recipe: str,
+    config: Any,
+    out: str,
+    may_change: frozenset[str],
+    *,
+    world: World,
+    console: Console | None = None,
+) -> Iterator[Session]:
+    """Open a run; where it fails leave exit.json = failed. What it says goes to `console`, by default to stdout."""
+    with _open(world, Path(out), {"recipe": recipe, **to_json(config)}, may_change) as run:
+        own = Session(world, console or Console(world.rank), run)
+        if world.rank > 0:
+            yield own
+        else:
+            with _failures_recorded(run):
+                _prepare(run, world)
+                yield own
 
 
 def find_start(training: Training, resume: str | None, init_from: str | None) -> int:

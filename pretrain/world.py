@@ -2,7 +2,7 @@
 
 import os
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 import torch.distributed
@@ -19,12 +19,18 @@ class World:
     """All processes of a launch, as one of them sees it. accelerate finds them; messages travel over gloo.
 
     A process group of its own for messages spares the GPU a synchronisation each time the ranks agree on something.
+    Use it in a `with`, which ends the process group.
+
+    `deterministic`: on a GPU only operations that give the same bits each time, as CPUs do.
 
     Raises:
         RuntimeError: the launcher promised another number of processes than have met.
     """
 
-    def __init__(self, precision: Literal["fp32", "bf16"]) -> None:
+    def __init__(self, precision: Literal["fp32", "bf16"], *, deterministic: bool = False) -> None:
+        if deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
+            torch.use_deterministic_algorithms(True)
         self.accelerator = Accelerator(
             mixed_precision="no" if precision == "fp32" else precision,
             cpu=not torch.cuda.is_available(),
@@ -79,7 +85,10 @@ class World:
         if self._messages is not None:
             torch.distributed.barrier(self._messages)
 
-    def close(self) -> None:
-        """Leave the process group."""
-        if self._messages is not None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Leave the process group; after a failure, which the others may not have met, without waiting for them."""
+        if self._messages is not None and kind is None:
             torch.distributed.destroy_process_group()

@@ -1,0 +1,28 @@
+"""Fine-tune a pre-trained encoder as a classifier, or train one from scratch (`--init none`).
+
+python finetune/classify.py RECIPE --data DATASET --init RUN --out RUN2, or the same under `accelerate launch`. The same
+command goes on with a run that was interrupted.
+"""
+
+import os
+
+from finetune.recipes import RECIPES
+from launch.settings import parse
+
+
+def main() -> None:
+    """Train, evaluate and export as the command line says."""
+    assert __doc__ is not None
+    recipe, config = parse(__doc__, RECIPES)
+    # Read when torch is loaded: threads that spin while they wait take the cores from the loader.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from finetune.classification import classify  # --help must not wait for torch
+    from pretrain.session import explained
+    from pretrain.world import World
+
+    with explained(), World(config.precision, deterministic=config.deterministic) as world:
+        classify(recipe, config, world)
+
+
+if __name__ == "__main__":
+    main()

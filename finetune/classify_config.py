@@ -1,0 +1,117 @@
+"""The whole of a fine-tuning run, as one frozen dataclass that imports nothing heavy."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from launch.settings import REQUIRED
+from pretrain.augment_config import AugmentationConfig, MixingConfig
+from pretrain.config import EncoderConfig, OptimizerConfig
+
+SCRATCH = "none"
+
+MAY_CHANGE_ON_RESUME = frozenset(
+    {
+        "data",  # the path; the fingerprint of what lies there may not
+        "out",
+        "workers",
+        "accumulate",
+        "log_every",
+        "checkpoint_steps",
+        "keep_checkpoints",
+        "evaluate_epochs",
+        "resume",
+        "deterministic",
+    }
+)
+
+
+@dataclass(frozen=True)
+class ClassifyConfig:
+    """Fine-tuning an encoder as a classifier, or training one from scratch.
+
+    Raises:
+        ValueError: a number outside its range, sizes that do not fit each other, a warm-up longer than the run.
+    """
+
+    encoder: EncoderConfig
+    """What `--init none` builds. With an encoder to start from its own sizes are taken instead; its patch size must be
+    this one, and `image_size` below says whether its image size stays."""
+    epochs: float
+    """Passes over the data."""
+    batch_size: int
+    """Images of an optimizer step, over all processes and accumulated parts."""
+    optimizer: OptimizerConfig
+    data: str = REQUIRED
+    """Dataset folder that data_pipeline/shard.py wrote, with labels."""
+    init: str = REQUIRED
+    """Run folder of pretrain/mae.py, or a model folder; `none` trains from scratch."""
+    out: str = REQUIRED
+    """Run folder; the same command continues what it holds."""
+    labels: int | None = None
+    """Train on so many images of each class, chosen by --seed; None: on all that have a label."""
+    image_size: tuple[int, int] | None = None
+    """Height and width to fine-tune at, positions interpolated; None: those that the encoder was trained at."""
+    interpolation: Literal["facebook", "timm"] = "facebook"
+    """How positions are interpolated: bicubic as MAE's released code, or as timm, which filters when shrinking."""
+    pool: Literal["mean", "token"] = "mean"
+    """What the head sees: the mean of the patches after a norm of its own, or the class token after the encoder's."""
+    head: Literal["fresh", "keep"] = "fresh"
+    """A new head, or the one that --init has, which must be for as many classes."""
+    head_std: float = 2e-5
+    """Standard deviation of a new head's weights."""
+    layer_decay: float | None = 0.75
+    """Each layer's learning rate over that of the layer after it; None: one rate for all."""
+    drop_path: float = 0.1
+    """Probability of leaving out the last block for an image; less before it, none at the first."""
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    mixing: MixingConfig = field(default_factory=MixingConfig)
+    evaluation_crop: float = 0.875
+    """Share of the shorter side that the evaluated centre crop shows: .875 is 224 of 256 pixels."""
+    seed: int = 0
+    """Of the head, the order, the images for --labels, and all that varies in training."""
+    normalization: Literal["imagenet", "dataset"] = "imagenet"
+    """From scratch: whose channel means and deviations. An encoder to start from brings its own."""
+    split: str = "train"
+    """The split to train on."""
+    held_out: str = "test"
+    """The split to evaluate on."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: mixed precision, weights and optimizer stay in fp32."""
+    accumulate: int = 1
+    """Each process runs its part of a batch in so many pieces, one after another, to save memory."""
+    workers: int | None = None
+    """Loader processes beside each training process; None: one for every core but one, 16 at most."""
+    max_world: int = 16
+    """Up to how many processes the run may ever have and read every byte once: decides the order."""
+    log_every: int = 20
+    """Steps between lines of metrics.jsonl."""
+    checkpoint_steps: int = 500
+    """Steps between checkpoints; one is also written at the end and when the run is asked to stop."""
+    keep_checkpoints: int = 3
+    """So many of the newest stay."""
+    evaluate_epochs: float = 5.0
+    """Epochs between evaluations; there is also one at the end. 0: only there."""
+    resume: str | None = None
+    """Run folder or checkpoint to go on from when --out holds none: weights, optimizer, place in the stream."""
+    deterministic: bool = False
+    """On a GPU: only operations that give the same bits each time, as CPUs do; slower."""
+
+    def __post_init__(self) -> None:
+        for option in ("epochs", "batch_size", "accumulate", "log_every", "checkpoint_steps", "keep_checkpoints"):
+            self._check(option, getattr(self, option) > 0, "a positive number")
+        for option in ("evaluate_epochs", "seed", "head_std"):
+            self._check(option, getattr(self, option) >= 0, "zero or more")
+        self._check("labels", self.labels is None or self.labels > 0, "a positive number of images a class, or None")
+        self._check("workers", self.workers is None or self.workers >= 0, "zero or more")
+        self._check("max_world", 1 <= self.max_world <= 512, "1 to 512")
+        self._check("layer_decay", self.layer_decay is None or 0 < self.layer_decay <= 1, "a share above 0, at most 1")
+        self._check("drop_path", 0 <= self.drop_path < 1, "a probability from 0 to below 1")
+        self._check("evaluation_crop", 0 < self.evaluation_crop <= 1, "a share above 0, at most 1")
+        if self.head == "keep" and self.init == SCRATCH:
+            raise ValueError("--head keep: training from scratch (--init none) has no head to keep; drop --head keep")
+        self.optimizer.check_epochs(self.epochs)
+
+    def _check(self, option: str, fits: bool, expected: str) -> None:
+        if not fits:
+            value: Any = getattr(self, option)
+            raise ValueError(f"--{option.replace('_', '-')} expects {expected}, got {value}")

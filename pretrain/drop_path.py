@@ -1,0 +1,59 @@
+"""Stochastic depth (Huang et al. 2016, arXiv:1603.09382) whose randomness is an argument.
+
+timm's own layers draw from torch's global generator, so that a run on two processes would drop other paths than a run
+on one. These read noise that the training step has drawn by run position.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from timm.layers.drop import DropPath
+from torch import Tensor, nn
+
+from data_pipeline.order import Integers
+from data_pipeline.randomness import Purpose, hash_array, key, uniform_array
+
+
+@dataclass
+class PathNoise:
+    """Uniform numbers (b, paths) for the next forward pass: a row for each image, a column for each path."""
+
+    values: Tensor | None = None
+
+
+class KeyedDropPath(nn.Module):
+    """Drops the path of rows whose noise in this path's column lies below `rate`; the others are scaled up to match."""
+
+    def __init__(self, rate: float, noise: PathNoise, column: int) -> None:
+        super().__init__()
+        self.rate = rate
+        self._noise = noise
+        self._column = column
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (b, ...), of as many rows as the noise has."""
+        if not self.training:
+            return x
+        assert self._noise.values is not None
+        assert len(self._noise.values) == len(x), "the noise is of another batch"
+        keep = (self._noise.values[:, self._column] >= self.rate).to(x.dtype) / (1 - self.rate)
+        return x * keep.view(-1, *[1] * (x.ndim - 1))
+
+
+class DropPaths:
+    """All drop paths of a model, taken from timm's hands."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.noise = PathNoise()
+        self.paths = 0
+        for parent in list(model.modules()):
+            for name, child in list(parent.named_children()):
+                if isinstance(child, DropPath):
+                    setattr(parent, name, KeyedDropPath(child.drop_prob, self.noise, self.paths))
+                    self.paths += 1
+
+    def draw(self, positions: Integers, seed: int, device: torch.device) -> Float[Tensor, "b paths"]:
+        """The noise of the rows at these run positions."""
+        seeds = hash_array(key(seed, Purpose.DROP_PATH), positions.astype("uint64"))
+        return torch.from_numpy(uniform_array(seeds, self.paths)).to(device, non_blocking=True)
