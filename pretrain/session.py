@@ -22,7 +22,8 @@ from pretrain.checkpoint import Checkpoint, find_checkpoint, load_optimizer, loa
 from pretrain.loop import Training
 from pretrain.world import World
 
-_LIBRARIES = ("sherd", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow", "simplejpeg", "safetensors")
+LIBRARIES = ("sherd", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow", "simplejpeg", "safetensors")
+"""Whose versions environment.json records."""
 # What a user can mend, by the message alone; anything else is a fault of ours and keeps its traceback.
 _FOR_USERS = (
     ValueError,
@@ -151,7 +152,7 @@ def _open(world: World, out: Path, settings: dict[str, Any], may_change: frozens
 def _prepare(run: RunFolder, world: World) -> None:
     run.checkpoints.mkdir(exist_ok=True)
     run.figures.mkdir(exist_ok=True)
-    run.write_json(run.environment, {**environment(_LIBRARIES), **bit_equality_depends_on(world)})
+    run.write_json(run.environment, {**environment(LIBRARIES), **bit_equality_depends_on(world)})
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import os
 from datetime import timedelta
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 import torch.distributed
@@ -85,7 +85,7 @@ class World:
         if self._messages is not None:
             torch.distributed.barrier(self._messages)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "World":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

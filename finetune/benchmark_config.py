@@ -1,0 +1,70 @@
+"""What a benchmark compares, as one frozen dataclass that imports nothing heavy, and the benchmarks there are."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from finetune.recipes import RECIPES
+from launch.settings import REQUIRED, Recipe
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """A pre-trained encoder against training from scratch, by the number of labels.
+
+    Raises:
+        ValueError: a number outside its range, or no recipe of that name.
+    """
+
+    recipe: str
+    """Of finetune/classify.py, for both: the encoder from scratch has the pre-trained one's sizes."""
+    pretrained_steps: int
+    """Optimizer steps of fine-tuning."""
+    pretrained_lr: float
+    """Base learning rate of fine-tuning."""
+    scratch_steps: int
+    """Optimizer steps from scratch: more than fine-tuning has, so many that more change little."""
+    scratch_lrs: tuple[float, ...]
+    """Base learning rates tried from scratch with the first seed, at each number of labels; the best is taken, as the
+    held-out split itself says, which favours scratch."""
+    data: str = REQUIRED
+    """Dataset folder that data_pipeline/shard.py wrote, with labels."""
+    init: str = REQUIRED
+    """Run folder of pretrain/mae.py, or a model folder."""
+    out: str = REQUIRED
+    """Folder for the runs and the table; the same command continues what it holds."""
+    labels: tuple[int, ...] = (10, 50)
+    """Images of each class to train on; all are always the last row."""
+    seeds: int = 3
+    """Runs at each number of labels, with seeds 0, 1, ...: other images, another order. One on all labels."""
+    processes: int = 0
+    """Runs at a time; 0: one for each core, or one on a machine with a GPU."""
+
+    def __post_init__(self) -> None:
+        if self.recipe not in RECIPES:
+            raise ValueError(f"--recipe {self.recipe}: no such recipe of finetune/classify.py: {', '.join(RECIPES)}")
+        for option in ("pretrained_steps", "pretrained_lr", "scratch_steps", "seeds"):
+            self._check(option, getattr(self, option) > 0, "a positive number")
+        self._check("scratch_lrs", bool(self.scratch_lrs) and min(self.scratch_lrs) > 0, "positive numbers")
+        self._check("labels", min(self.labels, default=1) > 0, "positive numbers of images a class")
+        self._check("processes", self.processes >= 0, "zero or more")
+
+    def _check(self, option: str, fits: bool, expected: str) -> None:
+        if not fits:
+            value: Any = getattr(self, option)
+            raise ValueError(f"--{option.replace('_', '-')} expects {expected}, got {value}")
+
+    def at_a_time(self, has_gpu: bool) -> int:
+        """How many runs to have at a time."""
+        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return self.processes or (1 if has_gpu else usable)
+
+
+BENCHMARKS: dict[str, Recipe[BenchmarkConfig]] = {
+    "digits": Recipe(
+        BenchmarkConfig(
+            "digits", pretrained_steps=300, pretrained_lr=1.6e-2, scratch_steps=600, scratch_lrs=(1.6e-2, 3.2e-2)
+        ),
+        "measured: ",
+    ),
+}
