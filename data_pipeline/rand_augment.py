@@ -5,7 +5,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from data_pipeline.decode import Pixels
 from data_pipeline.randomness import Draws, seeded_libraries
@@ -35,4 +35,15 @@ def _transform(policy: str, fill: tuple[int, int, int], side: int) -> Any:
 
     # As timm's train.py sets them: translations up to 45 % of the side, bicubic.
     hints = {"translate_const": int(side * 0.45), "img_mean": fill, "interpolation": Image.Resampling.BICUBIC}
-    return rand_augment_transform(policy, hints)
+    transform = rand_augment_transform(policy, hints)
+    for operation in transform.ops:
+        if operation.name.startswith("Posterize"):
+            operation.aug_fn = _posterize
+    return transform
+
+
+def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
+    """Timm asks for 0 bits at full magnitude, which is black, and which Pillow refuses since version 12."""
+    if bits >= 8:
+        return image
+    return ImageOps.posterize(image, bits) if bits > 0 else Image.new(image.mode, image.size)

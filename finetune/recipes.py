@@ -44,10 +44,11 @@ _CIFAR = ClassifyConfig(
 )
 
 _DIGITS = ClassifyConfig(
-    encoder=EncoderConfig("vit_tiny_patch16_224", image_size=(8, 8), patch_size=(2, 2), width=96, depth=4, heads=3),
+    encoder=EncoderConfig("vit_tiny_patch16_224", image_size=(8, 8), patch_size=(2, 2), width=64, depth=4, heads=4),
     epochs=60.0,
-    batch_size=64,
-    optimizer=_adamw(2e-3),
+    batch_size=32,
+    optimizer=_adamw(1.6e-2),
+    drop_path=0.0,
     augmentation=AugmentationConfig(crop_scale=(0.8, 1.0), mirror=0.0, rand_augment=None, erasing=0.0),
     mixing=MixingConfig(mixup=0.0, cutmix=0.0),
     evaluation_crop=1.0,
@@ -62,9 +63,9 @@ RECIPES: dict[str, Recipe[ClassifyConfig]] = {
         replace(
             _CIFAR,
             encoder=replace(_CIFAR.encoder, width=128, depth=4, heads=4),
-            epochs=4.0,
+            epochs=3.0,
             batch_size=256,
-            optimizer=_adamw(1e-3, warmup_epochs=1.0),
+            optimizer=_adamw(1e-3, warmup_epochs=0.5),
             augmentation=AugmentationConfig(crop_scale=(0.6, 1.0), rand_augment=None, erasing=0.0),
             mixing=MixingConfig(mixup=0.0, cutmix=0.0),
             precision="fp32",

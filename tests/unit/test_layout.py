@@ -10,6 +10,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("data_pipeline", "pretrain", "finetune", "launch")
 SOURCES = sorted(path for package in (*PACKAGES, "benchmarks") for path in (ROOT / package).rglob("*.py"))
+_SCRIPTS = [
+    path.relative_to(ROOT)
+    for path in SOURCES
+    if '\nif __name__ == "__main__":' in path.read_text() and path.parent.name != "benchmarks"
+]
 DUMPING_GROUNDS = {"utils", "helpers", "common", "misc"}
 
 
@@ -37,7 +42,13 @@ def test_a_file_is_one_concept_of_at_most_300_lines_with_documented_names(path: 
     assert undocumented == []
 
 
-@pytest.mark.parametrize("script", ["data_pipeline/shard.py", "pretrain/mae.py"])
-def test_entry_scripts_define_no_classes(script: str):
+def test_entry_scripts_are_where_they_belong():
+    names = {str(script) for script in _SCRIPTS}
+    finetune = {f"finetune/{name}.py" for name in ("classify", "probe", "benchmark", "publish", "report")}
+    assert names == {"data_pipeline/shard.py", "pretrain/mae.py"} | finetune
+
+
+@pytest.mark.parametrize("script", _SCRIPTS, ids=str)
+def test_entry_scripts_define_no_classes(script: Path):
     """They run as `__main__`: a class there could not be unpickled in another process."""
     assert not [node for node in ast.parse((ROOT / script).read_text()).body if isinstance(node, ast.ClassDef)]

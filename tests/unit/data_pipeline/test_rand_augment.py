@@ -31,6 +31,13 @@ def test_timms_own_transform_under_the_same_seed():
     assert differing > 15
 
 
+def test_full_magnitude_posterizes_to_black():
+    """Pillow refuses 0 bits, timm asks for them: about one image in a hundred of the recipe's policy."""
+    policy = RandAugment("rand-m10-p1-n1-inc1-t3aw")
+    found = [policy.apply(Draws(number), picture()) for number in range(150)]
+    assert any(not pixels.any() for pixels in found)
+
+
 def test_the_global_generators_go_on_as_if_nothing_had_been_drawn():
     random.seed(1)
     np.random.seed(1)

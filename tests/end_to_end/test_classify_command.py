@@ -1,0 +1,233 @@
+"""`classify.py` on the digits: killed, resumed, on any number of processes, and what it refuses."""
+
+import json
+import random
+import shutil
+import signal
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+from PIL import Image
+
+if TYPE_CHECKING:
+    from tests.end_to_end import runs as Runs
+
+# All that varies in training is on, so that all of it must come out the same.
+TINY = ("--epochs", 2, "--batch-size", 60, "--optimizer.base-lr", 5e-3, "--optimizer.warmup-epochs", 0.5)
+TINY += ("--augmentation.rand-augment", "rand-m9-mstd0.5-inc1", "--augmentation.erasing", 0.5, "--drop-path", 0.3)
+TINY += ("--mixing.mixup", 0.8, "--mixing.cutmix", 1, "--log-every", 1, "--checkpoint-steps", 7, "--workers", 1)
+TINY += ("--evaluate-epochs", 1)
+STEPS = 48
+
+
+class Scene(NamedTuple):
+    """A dataset, a pre-training run, and a fine-tuning run from it that nothing disturbed."""
+
+    data: Path
+    encoder: Path
+    tuned: Path
+
+
+def words(scene: Scene, out: Path, *more: object) -> tuple[object, ...]:
+    return ("digits", "--data", scene.data, "--init", scene.encoder, "--out", out, *TINY, *more)
+
+
+def start(runs: "Runs", scene: Scene, out: Path, *more: object, processes: int = 1, log: str = "") -> "Runs.Child":
+    options = (runs.ROOT / "finetune/classify.py", *words(scene, out, *more))
+    command = runs.launched(*options, processes=processes) if processes > 1 else runs.python(*options)
+    return runs.start(command, out.with_name(f"{out.name}-log{log}"))
+
+
+def finish(runs: "Runs", scene: Scene, out: Path, *more: object, processes: int = 1, log: str = "") -> "Runs.Finished":
+    """Run to the end; AssertionError unless it says that it is done, and leaves no process behind."""
+    child = start(runs, scene, out, *more, processes=processes, log=log)
+    finished = child.wait().expect(0)
+    assert child.is_gone(), f"processes remain: {child.members()}"
+    assert runs.read_exit(out)["status"] == "done"
+    return finished
+
+
+def assert_same(runs: "Runs", run: Path, undisturbed: Path) -> None:
+    assert runs.newest(run).name == runs.newest(undisturbed).name == f"step-{STEPS:08d}"
+    for file in ("model.safetensors", "optimizer.safetensors", "state.json"):
+        assert (runs.newest(run) / file).read_bytes() == (runs.newest(undisturbed) / file).read_bytes(), file
+    assert runs.metrics(run) == runs.metrics(undisturbed)
+    assert runs.contents(run / "model") == runs.contents(undisturbed / "model")
+    assert (run / "evaluation.json").read_bytes() == (undisturbed / "evaluation.json").read_bytes()
+    assert not [path for path in run.rglob(".partial-*") if ".lock" not in path.parts]
+
+
+@pytest.fixture(scope="module")
+def scene(runs: "Runs", digits: Path, undisturbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    scene = Scene(digits, undisturbed, tmp_path_factory.mktemp("tuned") / "run")
+    said = finish(runs, scene, scene.tuned).out
+    assert "image_size: 8 x 8 (from checkpoint)\n" in said
+    assert "left out: norm.weight, norm.bias\n" in said
+    return scene
+
+
+def what_a_run_leaves(runs: "Runs", scene: Scene, folder: Path) -> None:
+    evaluation = json.loads((scene.tuned / "evaluation.json").read_text())
+    assert (evaluation["step"], evaluation["split"], evaluation["images"]) == (STEPS, "test", 360)
+    assert evaluation["undecodable"] == 0
+    assert sum(map(sum, evaluation["confusion"])) == sum(evaluation["images_per_class"]) == 360
+    right = sum(row[index] for index, row in enumerate(evaluation["confusion"]))
+    assert evaluation["top1"] == right / 360 > 0.1
+    evaluated = [line for line in runs.metrics(scene.tuned) if "top1" in line]
+    assert [line["step"] for line in evaluated] == [24, 48]
+    assert evaluated[-1]["top1"] == evaluation["top1"]
+    described = json.loads((scene.tuned / "model/config.json").read_text())
+    assert described["label_names"] == [str(digit) for digit in range(10)]
+    assert described["pretrained_cfg"]["num_classes"] == 10
+    config = json.loads((scene.tuned / "config.json").read_text())
+    assert config["encoder"]["width"] == 48, "the encoder's own size"
+
+
+def killed_and_resumed(runs: "Runs", scene: Scene, folder: Path) -> None:
+    seed = random.SystemRandom().randrange(10**6)
+    print(f"the moments come from seed {seed}")
+    dice, out = random.Random(seed), folder / "run"
+    for number in range(3):
+        wanted = runs.last_step(out) + dice.randint(4, 12)
+        child = start(runs, scene, out, log=f"-{number}")
+        child.wait_until(lambda wanted=wanted: runs.last_step(out) >= wanted)
+        child.send(signal.SIGKILL)
+        child.wait().expect(-9)
+        assert child.is_gone(), f"processes remain: {child.members()}"
+    assert "going on from" in finish(runs, scene, out, log="-end").out
+    assert_same(runs, out, scene.tuned)
+
+
+def stopped_accumulated_and_resumed(runs: "Runs", scene: Scene, folder: Path) -> None:
+    out = folder / "run"
+    child = start(runs, scene, out)
+    child.wait_until(lambda: runs.last_step(out) >= 9)
+    child.send(signal.SIGTERM)
+    child.wait().expect(0)
+    assert runs.read_exit(out)["status"] == "preempted"
+    copy = folder / "accumulated"
+    shutil.copytree(out, copy)
+    finish(runs, scene, out, log="-again")
+    assert_same(runs, out, scene.tuned)
+    finish(runs, scene, copy, "--accumulate", 3)
+    found, expected = runs.losses(copy), runs.losses(out)
+    assert max(abs(found[step] - expected[step]) for step in expected) < 1e-4
+
+
+def two_processes_train_as_one(runs: "Runs", scene: Scene, folder: Path) -> None:
+    """The same samples, augmentations, mixing and drop paths: the losses differ by the order of sums alone."""
+    finish(runs, scene, folder / "run", processes=2)
+    found, expected = runs.losses(folder / "run"), runs.losses(scene.tuned)
+    assert found.keys() == expected.keys()
+    assert max(abs(found[step] - expected[step]) for step in range(1, 11)) < 1e-5
+    assert max(abs(found[step] - expected[step]) for step in expected) < 1e-4
+
+
+def evaluated_on_one_two_and_three(runs: "Runs", scene: Scene, folder: Path) -> None:
+    """The same checkpoint evaluated anew, as after a kill between a checkpoint and its evaluation."""
+    expected = (scene.tuned / "evaluation.json").read_bytes()
+    lines = (scene.tuned / "metrics.jsonl").read_text().splitlines()
+    assert "top1" in json.loads(lines[-1])
+    for processes in (1, 2, 3):
+        out = folder / f"on-{processes}"
+        shutil.copytree(scene.tuned, out)
+        (out / "evaluation.json").unlink()
+        (out / "metrics.jsonl").write_text("\n".join(lines[:-1]) + "\n")
+        finish(runs, scene, out, processes=processes)
+        assert (out / "evaluation.json").read_bytes() == expected
+        assert runs.metrics(out)[-1] == runs.metrics(scene.tuned)[-1]
+
+
+def few_labels_at_another_size(runs: "Runs", scene: Scene, folder: Path) -> None:
+    more = ("--labels", 10, "--image-size", 12, 10, "--interpolation", "timm", "--epochs", 6)
+    said = finish(runs, scene, folder / "run", *more).out
+    assert "image_size: 12 x 10 (as asked for, positions interpolated from 8 x 8 as timm does)\n" in said
+    assert "\n100 images of " in said
+    state = json.loads((runs.newest(folder / "run") / "state.json").read_text())
+    assert state["stream"]["plan"]["subset"].startswith("10-a-class-")
+    assert runs.read_exit(folder / "run")["step"] == 10
+
+
+def refuse(runs: "Runs", scene: Scene, out: Path, message: str, *more: object) -> None:
+    refused = start(runs, scene, out, *more).wait().expect(1)
+    assert message in refused.err
+    assert refused.err.startswith("classify.py: ")
+    assert refused.err.count("\n") == 1, refused.err
+
+
+def no_labels(runs: "Runs", scene: Scene, folder: Path) -> None:
+    options = ("--source", "digits", "--out", folder / "data", "--workers", 1, "--labels", "none")
+    runs.Child(runs.python(runs.ROOT / "data_pipeline/shard.py", *options), folder / "shard").wait().expect(0)
+    message = f"{folder / 'data'}: this dataset has no labels; shard images in class folders or a table with a label"
+    refuse(runs, scene, folder / "run", message, "--data", folder / "data")
+    assert runs.read_exit(folder / "run")["status"] == "failed"
+
+
+def another_number_of_classes(runs: "Runs", scene: Scene, folder: Path) -> None:
+    for split, name in (("train", "a"), ("train", "b"), ("test", "a"), ("test", "b")):
+        (folder / "images" / split / name).mkdir(parents=True)
+        for number in range(4):
+            path = folder / "images" / split / name / f"{number}.png"
+            Image.new("RGB", (8, 8), (number * 50, len(split) * 9, ord(name))).save(path)
+    options = ("--source", folder / "images", "--out", folder / "data", "--workers", 1)
+    runs.Child(runs.python(runs.ROOT / "data_pipeline/shard.py", *options), folder / "shard").wait().expect(0)
+    message = "model is for 10 classes, the data have 2; drop --head keep to start with a new one"
+    more = ("--data", folder / "data", "--init", scene.tuned, "--head", "keep")
+    refuse(runs, scene, folder / "run", message, *more)
+
+
+def another_patch_size(runs: "Runs", scene: Scene, folder: Path) -> None:
+    message = f"--init {scene.encoder}: its encoder cuts patches of 2 x 2 pixels, this recipe expects 4 x 4; choose a "
+    refuse(runs, scene, folder / "run", message, "--encoder.patch-size", 4, 4)
+
+
+def an_unfinished_encoder(runs: "Runs", scene: Scene, folder: Path) -> None:
+    unfinished = folder / "unfinished"
+    shutil.copytree(scene.encoder, unfinished, ignore=shutil.ignore_patterns("encoder"))
+    (unfinished / "exit.json").write_text('{"status": "preempted", "step": 28}')
+    message = f"--init {unfinished}: this run has no finished encoder (exit.json: preempted at step 28); end it first: "
+    refuse(runs, scene, folder / "run", message, "--init", unfinished)
+
+
+def more_labels_than_there_are(runs: "Runs", scene: Scene, folder: Path) -> None:
+    refuse(runs, scene, folder / "run", "--labels 1000 is above what a class has: '", "--labels", 1000)
+
+
+def pairs_torn_apart(runs: "Runs", scene: Scene, folder: Path) -> None:
+    message = (
+        "--batch-size 61 is not divisible by 2 x 1 processes, which mixing of pairs needs; the nearest that are: 60"
+    )
+    refuse(runs, scene, folder / "run", message, "--batch-size", 61)
+
+
+Case = Callable[["Runs", Scene, Path], None]
+CASES: list[Case] = [
+    killed_and_resumed,
+    two_processes_train_as_one,
+    evaluated_on_one_two_and_three,
+    stopped_accumulated_and_resumed,
+    few_labels_at_another_size,
+    what_a_run_leaves,
+    no_labels,
+    another_number_of_classes,
+    another_patch_size,
+    an_unfinished_encoder,
+    more_labels_than_there_are,
+    pairs_torn_apart,
+]
+
+
+@pytest.fixture(scope="module")
+def outcomes(
+    runs: "Runs", scene: Scene, side_by_side: ThreadPoolExecutor, tmp_path_factory: pytest.TempPathFactory
+) -> dict[Case, Future[None]]:
+    """All cases, some at a time; each test waits for its own."""
+    return {case: side_by_side.submit(case, runs, scene, tmp_path_factory.mktemp(case.__name__)) for case in CASES}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_classify(outcomes: dict[Case, Future[None]], case: Case) -> None:
+    outcomes[case].result()
