@@ -63,7 +63,7 @@ RECIPES: dict[str, Recipe[ClassifyConfig]] = {
         replace(
             _CIFAR,
             encoder=replace(_CIFAR.encoder, width=128, depth=4, heads=4),
-            epochs=3.0,
+            epochs=2.0,
             batch_size=256,
             optimizer=_adamw(1e-3, warmup_epochs=0.5),
             augmentation=AugmentationConfig(crop_scale=(0.6, 1.0), rand_augment=None, erasing=0.0),

@@ -22,7 +22,7 @@ from pretrain.checkpoint import Checkpoint, find_checkpoint, load_optimizer, loa
 from pretrain.loop import Training
 from pretrain.world import World
 
-LIBRARIES = ("sherd", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow", "simplejpeg", "safetensors")
+LIBRARIES = ("sherd", "torch", "torchvision", "timm", "accelerate", "numpy", "scikit-learn", "pillow", "simplejpeg")
 """Whose versions environment.json records."""
 # What a user can mend, by the message alone; anything else is a fault of ours and keeps its traceback.
 _FOR_USERS = (

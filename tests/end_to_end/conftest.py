@@ -33,6 +33,12 @@ def runs() -> Iterator[ModuleType]:
 
 
 @pytest.fixture(scope="session")
+def readme() -> ModuleType:
+    """tests/end_to_end/readme.py."""
+    return _load("readme")
+
+
+@pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The digits, sharded by the real command."""
     folder = tmp_path_factory.mktemp("data") / "digits"

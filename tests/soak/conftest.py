@@ -12,3 +12,4 @@ _SPEC.loader.exec_module(_SHARED)
 
 runs = _SHARED.runs
 digits = _SHARED.digits
+readme = _SHARED.readme

@@ -1,0 +1,128 @@
+"""A linear layer on frozen features, trained by LARS on random crops, as He et al. 2022 (arXiv:2111.06377) probe."""
+
+import hashlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from data_pipeline.augment import CenterCrop, RandomResizedCrop
+from data_pipeline.manifest import NO_LABEL, Manifest
+from data_pipeline.order import Plan, lanes_for
+from data_pipeline.randomness import Purpose, key
+from data_pipeline.rows import Part
+from data_pipeline.stream import Batch, Stream
+from data_pipeline.subset import labelled_samples
+from finetune.accuracy import evaluate_split
+from finetune.frozen_features import FrozenEncoder
+from finetune.linear_layer import LinearLayer, create_lars
+from finetune.probe_config import LarsProbeConfig
+from launch.strict_json import read_json
+from pretrain.loop import Objective, Pace, Training, fit
+from pretrain.model_folder import WEIGHTS, ModelFolder
+from pretrain.optimizer import learning_rate, peak_learning_rate
+from pretrain.session import Session, bit_equality_depends_on, find_start
+
+
+def train_linear_probe(
+    config: LarsProbeConfig, own: Session, manifest: Manifest, encoder: FrozenEncoder, workers: int
+) -> dict[str, Any] | None:
+    """Train, or go on, to the end: on rank 0 what probe.json says of it, elsewhere {}; None where it was stopped.
+
+    Raises:
+        ValueError: no labels, a batch that the processes cannot share, or a checkpoint that does not fit.
+    """
+    world, console, run = own.world, own.console, own.run
+    members, subset = labelled_samples(manifest, config.split, None, config.seed)
+    classes = manifest.classes
+    assert classes is not None
+    generator = torch.Generator().manual_seed(key(config.seed, Purpose.HEAD) >> 1)
+    model = LinearLayer(encoder.width, len(classes), std=config.head_std, generator=generator).to(world.device)
+    stream = Stream(
+        [Part(manifest, config.split)],
+        RandomResizedCrop(encoder.size, config.crop_scale, mirror=config.mirror),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        plan=Plan(lanes=lanes_for(config.max_world), subset=subset),
+        members=[members],
+        rank=world.rank,
+        world=world.size,
+        workers=workers,
+        epochs=config.epochs,
+        pin_memory=world.device.type == "cuda",
+    )
+    promise = {**bit_equality_depends_on(world), "encoder": _hash(encoder.source)}
+    training = Training(world, model, create_lars(model, config.optimizer), stream, run, console, promise)
+    pace = Pace(
+        steps=stream.steps(config.epochs),
+        accumulate=1,
+        log_every=config.log_every,
+        checkpoint_steps=config.checkpoint_steps,
+        evaluate_steps=stream.steps(config.evaluate_epochs),
+        keep=config.keep_checkpoints,
+    )
+    console.say(
+        f"{stream.epoch_positions:,} images of {config.data} [{config.split}] in {len(classes)} classes, "
+        f"{config.epochs:g} epochs in {pace.steps:,} steps of {config.batch_size}; {world.size} x {world.device.type}, "
+        f"{workers} loader workers each, {config.precision}, seed {config.seed}"
+    )
+    stream.explain(console.say)
+    start = find_start(training, resume=None, init_from=None)
+
+    def inputs_of(batch: Batch) -> tuple[Tensor, Tensor]:
+        images = batch.images.to(world.device, non_blocking=True)
+        labels = batch.labels.to(world.device, non_blocking=True)
+        return model.standardize(encoder(images), world.gather), labels
+
+    def loss_of(shared: nn.Module, features: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        # What stands in for an image that does not decode may lack a label.
+        return nn.functional.cross_entropy(shared(features).float(), labels, ignore_index=NO_LABEL), {}
+
+    def evaluate(step: int) -> dict[str, float]:
+        view = CenterCrop(encoder.size, config.evaluation_crop)
+        accuracy = evaluate_split(
+            lambda images: model.predict(encoder(images)),
+            Part(manifest, config.held_out),
+            view,
+            world,
+            workers=workers,
+        )
+        if world.rank == 0:
+            run.write_json(run.evaluation, {"step": step, "split": config.held_out, **accuracy.to_json(classes)})
+        console.say(f"step {step:,}  top1 {accuracy.top1:.2%} of {accuracy.images:,} images of {config.held_out}")
+        return accuracy.summary()
+
+    peak = peak_learning_rate(config.optimizer.schedule, config.batch_size)
+    status = fit(
+        training,
+        Objective(inputs_of, loss_of),
+        pace,
+        learning_rate=lambda epoch: learning_rate(epoch, config.optimizer.schedule, peak=peak, epochs=config.epochs),
+        clip_norm=config.optimizer.clip_norm,
+        evaluate=evaluate,
+        start=start,
+    )
+    stream.close()
+    if status == "preempted":
+        own.close(status, stream.position // config.batch_size)
+        return None
+    if world.rank > 0:
+        return {}
+    evaluated = read_json(run.evaluation)
+    console.say(f"linear {100 * evaluated['top1']:.1f} % (LARS, {config.epochs:g} epochs)")
+    return {
+        "method": "LARS",
+        "epochs": config.epochs,
+        "steps": pace.steps,
+        "batch_size": config.batch_size,
+        "base_lr": config.optimizer.base_lr,
+        "trust": config.optimizer.trust,
+        "train_images": stream.epoch_positions,
+        "held_out_images": evaluated["images"],
+        "top1": evaluated["top1"],
+    }
+
+
+def _hash(source: ModelFolder) -> str:
+    with (source.path / WEIGHTS).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,28 @@
+"""Measure what frozen features know: k nearest neighbours and a linear probe, against a split with labels.
+
+python finetune/probe.py RECIPE --data DATASET --init RUN --out PROBE, or the same under `accelerate launch`. The result
+is PROBE/probe.json. The same command goes on with a run that was interrupted.
+"""
+
+import os
+
+from finetune.probe_recipes import RECIPES
+from launch.settings import parse
+
+
+def main() -> None:
+    """Probe as the command line says."""
+    assert __doc__ is not None
+    recipe, config = parse(__doc__, RECIPES)
+    # Read when torch is loaded: threads that spin while they wait take the cores from the loader.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from finetune.probing import probe  # --help must not wait for torch
+    from pretrain.session import explained
+    from pretrain.world import World
+
+    with explained(), World(config.precision, deterministic=config.deterministic) as world:
+        probe(recipe, config, world)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""Turn a finished run into a model folder that anybody can load with timm alone, with the proof that it is the same.
+
+python finetune/publish.py --run RUN --out MODEL
+
+MODEL holds model.safetensors, config.json, README.md (the model card) and proof.json. timm alone, in a process that
+cannot import sherd, must give from it what the run's newest checkpoint gives here, on images the run has not trained
+on; otherwise nothing is written.
+"""
+
+import os
+
+from finetune.publish_config import PublishConfig
+from launch.settings import parse_options
+
+
+def main() -> None:
+    """Publish as the command line says."""
+    assert __doc__ is not None
+    config = parse_options(__doc__, PublishConfig)
+    # Read when torch is loaded: threads that spin while they wait take the cores from the other process.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from finetune.publishing import publish  # --help must not wait for torch
+    from launch.console import Console
+    from pretrain.session import explained
+
+    with explained():
+        publish(config, Console())
+
+
+if __name__ == "__main__":
+    main()

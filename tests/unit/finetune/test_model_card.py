@@ -1,0 +1,279 @@
+"""The card says what the run's files say, to the Hub and to people, and nothing of where they lay."""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
+
+from data_pipeline.manifest import INDEX_DTYPE, Manifest, Shard, Split, Statistics
+from finetune.classify_config import ClassifyConfig
+from finetune.finished_run import FinishedRun
+from finetune.model_card import Licence, Published, find_licence, render_card
+from finetune.proof import Proof, StockPreparation
+from finetune.publish_config import PublishConfig
+from finetune.report_accuracy import EvaluationFile
+from launch.run_folder import RunFolder
+from pretrain.checkpoint import Checkpoint
+from pretrain.config import EncoderConfig, OptimizerConfig
+from pretrain.encoder import create_classifier, create_encoder, initialize_encoder
+from pretrain.mae_config import MaeConfig
+from pretrain.model_folder import ModelFolder
+from pretrain.pixels import Normalization
+
+NAMES = ("tabby | cat", "a_b*c", "<b>bold</b>", "plain", "`code` & $x$", "[link](x)")
+ENCODER = EncoderConfig("vit_tiny_patch16_224", (8, 8), (2, 2), width=24, depth=2, heads=2)
+CLASSIFY = ClassifyConfig(
+    encoder=ENCODER,
+    epochs=10.0,
+    batch_size=8,
+    optimizer=OptimizerConfig(warmup_epochs=1.0),
+    data="/home/secret/flowers",
+    init="/home/secret/runs/mae",
+    out="/home/secret/out",
+    labels=2,
+    seed=3,
+)
+MAE = MaeConfig(encoder=ENCODER, epochs=100.0, batch_size=8, data="/home/secret/flowers", out="/home/secret/out")
+EVALUATION = EvaluationFile(
+    step=40,
+    split="test",
+    images=8,
+    undecodable=1,
+    top1=0.75,
+    top5=1.0,
+    mean_class_accuracy=0.7,
+    nll=0.5,
+    classes=NAMES,
+    confusion=((2, 0, 0, 0, 0, 0), *((0, 1, 0, 0, 0, 0),) * 4, (0, 0, 0, 0, 0, 2)),
+)
+PROOF = Proof(
+    compared="logits",
+    largest_difference=0.0,
+    tolerance=1e-5,
+    images=8,
+    shape=(8, 6),
+    split="test",
+    split_fingerprint="f" * 64,
+    inputs_sha256="e" * 64,
+    stock_preparation=StockPreparation(0.00123, 7, 0.999),
+    versions={"python": "3.11", "torch": "2.9", "timm": "1.0.99"},
+    files={"config.json": "c" * 64, "model.safetensors": "d" * 64},
+)
+
+
+def manifest_in(folder: Path, **made: str) -> Manifest:
+    """Two images of each class to train on and eight to test; only what is read without pixels exists."""
+    folder.mkdir()
+    splits = {}
+    for name, labels in (("train", [*range(6), *range(6)]), ("test", [0] * 8)):
+        index = np.zeros(len(labels), INDEX_DTYPE)
+        index["label"] = labels
+        np.save(folder / f"{name}.npy", index)
+        digest = hashlib.sha256((folder / f"{name}.npy").read_bytes()).hexdigest()
+        splits[name] = Split("png", (Shard(f"{name}.tar", len(labels), 1, name * 9, f"{name}.npy", digest),))
+    statistics = Statistics((0.5,) * 3, (0.5,) * 3, (8, 8), (8, 8))
+    made = {"command": "--source x", "source": "folder of images /home/secret/raw", **made}
+    return Manifest(folder, NAMES, statistics, made, splits)
+
+
+@pytest.fixture
+def classifier(tmp_path: Path) -> FinishedRun:
+    return finished(tmp_path, CLASSIFY)
+
+
+@pytest.fixture
+def encoder(tmp_path: Path) -> FinishedRun:
+    return finished(tmp_path, MAE)
+
+
+def finished(tmp_path: Path, config: ClassifyConfig | MaeConfig) -> FinishedRun:
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    environment = {
+        "python": "3.11",
+        "platform": "Linux-6",
+        "cpu_count": 2,
+        "hostname": "secret-host",
+        "device": "AVX512",
+        "world": 1,
+        "threads": 4,
+        "versions": {"torch": "2.9", "absent": None},
+        "git": {"revision": "abc", "dirty": True},
+        "command_line": ["/home/secret/classify.py"],
+    }
+    run.environment.write_text(json.dumps(environment))
+    is_classifier = isinstance(config, ClassifyConfig)
+    names = NAMES if is_classifier else None
+    exported = ModelFolder("run", run.model, ENCODER, Normalization((0.5,) * 3, (0.5,) * 3), len(names or ()), names)
+    checkpoint = Checkpoint(run.checkpoints / "step-00000040", {"step": 40})
+    evaluation = EVALUATION if is_classifier else None
+    return FinishedRun(run, "r", config, exported, checkpoint, manifest_in(tmp_path / "flowers"), evaluation)
+
+
+def render(run: FinishedRun, name: str = "my_model", licence: str = "apache-2.0", **proof: Any) -> str:
+    if run.exported.classes:
+        model = create_classifier(ENCODER, classes=run.exported.classes, pool="mean", drop_path=0.0)
+    else:
+        model = create_encoder(ENCODER)
+    initialize_encoder(model, torch.Generator().manual_seed(0))
+    changed = dataclasses.replace(PROOF, **proof)
+    return render_card(Published(name, run, model, changed, Licence(licence, "as stated")))
+
+
+def html(card: str) -> str:
+    """The card below its front matter, as a page."""
+    return MarkdownIt("commonmark", {"html": True}).enable("table").render(card.split("---\n", 2)[2])
+
+
+def test_front_matter_of_a_classifier(classifier: FinishedRun):
+    data = ModelCard(render(classifier)).data
+    assert (data.library_name, data.pipeline_tag, data.license) == ("timm", "image-classification", "apache-2.0")
+    assert data.tags == ["timm", "image-classification", "vision-transformer"]
+    assert data.model_name == "my_model"
+    results = data.eval_results
+    assert results is not None
+    assert [(result.metric_name, result.metric_value) for result in results] == [
+        ("Top-1", 0.75),
+        ("Top-5", 1.0),
+        ("Mean over classes", 0.7),
+    ]
+    assert {(result.dataset_name, result.dataset_split) for result in results} == {("flowers", "test")}
+
+
+def test_front_matter_of_an_encoder_claims_no_accuracy(encoder: FinishedRun):
+    card = render(encoder, compared="tokens", stock_preparation=StockPreparation(0.1, None, 0.98765432))
+    found = yaml.safe_load(card.split("---\n")[1])
+    assert found["pipeline_tag"] == "image-feature-extraction"
+    assert not found.keys() & {"model-index", "metrics", "datasets"}
+    assert "Nothing was measured." in card
+    assert "(1, 17, 24): the class token" in card
+    assert "cosine of at least **0.987654**" in card
+
+
+def test_nearest_neighbours_are_an_encoders_result(encoder: FinishedRun):
+    encoder.folder.append_metrics({"step": 20, "knn_top1": 0.5})
+    encoder.folder.append_metrics({"step": 40, "knn_top1": 0.625})
+    card = render(encoder, compared="tokens")
+    assert "| Top-1 of the 20 nearest neighbours | 62.50% |" in card
+    assert "8 images of flowers, split test, each once" in card
+    assert "with 12 training images" in card
+
+
+def test_what_it_tells_of_the_training(classifier: FinishedRun):
+    card = render(classifier).replace("\N{NO-BREAK SPACE}", " ")
+    for row in (
+        "| Started from | the weights of mae |",
+        "| Data | flowers, split train |",
+        f"| Fingerprint of the split | `{classifier.manifest.split('train').fingerprint}` |",
+        "| Images | 12 |",
+        "| Labels | 2 images a class, chosen by the seed |",
+        "| Epochs | 10, in 40 steps |",
+        "| Seed | 3 |",
+        "| Top-1 | 75.00% ± 15.31% |",
+        "| Negative log-likelihood | 0.5 nats |",
+        "| plain | 1 | 0.0% |",
+        "| Versions | python 3.11, torch 2.9 |",
+        "| Revision of sherd | `abc`, with changes |",
+    ):
+        assert row in card, row
+    assert "8 images of flowers, split test, each once; 1 more do not decode" in card
+    assert "same for **7 of 8**" in card
+    assert "differ by at most 0.0012" in card
+    assert "c" * 64 in card
+    settings = json.loads(card.split("```json\n")[1].split("```")[0])
+    assert settings["optimizer"]["warmup_epochs"] == 1.0
+    assert "secret" not in card
+
+
+def test_names_are_shown_as_they_are(classifier: FinishedRun):
+    shown = html(render(classifier, name="a_b*c*"))
+    assert "<h1>a_b*c*</h1>" in shown
+    for name in NAMES:
+        escaped = name.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        assert f"<td>{escaped}</td>" in shown, name
+    assert "pixels: tabby | cat, a_b*c, &lt;b&gt;bold&lt;/b&gt;, plain," in shown
+
+
+def test_the_usage_is_python_whatever_the_folder_is_called(classifier: FinishedRun):
+    code = render(classifier, name='it\'s "mine" é').split("```python\n")[1].split("```")[0]
+    compile(code, "card", "exec")
+    assert r"""timm.create_model("local-dir:it's \"mine\" é", pretrained=True)""" in code
+
+
+def test_very_many_classes_are_not_all_listed(classifier: FinishedRun):
+    names = tuple(f"class-{number}" for number in range(1000))
+    evaluation = dataclasses.replace(EVALUATION, classes=names, confusion=((0,) * 1000,) * 1000)
+    exported = dataclasses.replace(classifier.exported, classes=1000, class_names=names)
+    card = render(dataclasses.replace(classifier, exported=exported, evaluation=evaluation))
+    assert "tells 1,000 classes apart" in card
+    assert "class-49 and 950 more." in card
+    assert "class-50" not in card
+    assert len(card) < 10_000
+
+
+def test_top5_of_five_classes_says_nothing(classifier: FinishedRun):
+    evaluation = dataclasses.replace(EVALUATION, classes=NAMES[:5], confusion=((1, 0, 0, 0, 0),) * 5)
+    card = render(dataclasses.replace(classifier, evaluation=evaluation))
+    assert "Top-5" not in card
+
+
+def test_a_proof_on_training_images_says_so(encoder: FinishedRun):
+    assert "there is no other" not in render(encoder, compared="tokens")
+    assert "split train (which the model was trained on: there is no other)" in render(encoder, split="train")
+
+
+def test_a_dataset_of_the_hub_is_named(classifier: FinishedRun, tmp_path: Path):
+    manifest = manifest_in(tmp_path / "copy", source="Hub dataset uoft-cs/cifar10")
+    card = render(dataclasses.replace(classifier, manifest=manifest))
+    data = ModelCard(card).data
+    assert data.datasets == ["uoft-cs/cifar10"]
+    assert data.eval_results is not None
+    assert data.eval_results[0].dataset_type == "uoft-cs/cifar10"
+    assert "| Data | uoft-cs/cifar10, split train |" in card
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("---\nlicense: cc-by-nc-4.0\n---\n# x\n", ("cc-by-nc-4.0", r"that of my\_base, which training started from")),
+        ("---\nlicense: other\n---\n# x\n", ("other", "no licence was stated")),
+        ("# no front matter\n", ("other", "no licence was stated")),
+    ],
+)
+def test_the_licence_of_what_it_started_from(
+    classifier: FinishedRun, tmp_path: Path, content: str, expected: tuple[str, str]
+):
+    (tmp_path / "my_base").mkdir()
+    (tmp_path / "my_base" / "README.md").write_text(content)
+    run = dataclasses.replace(classifier, config=dataclasses.replace(CLASSIFY, init=str(tmp_path / "my_base")))
+    found = find_licence(None, run)
+    assert found.identifier == expected[0]
+    assert found.reason.startswith(expected[1])
+    assert find_licence("mit", run) == Licence("mit", "as stated by who published it")
+
+
+@pytest.mark.parametrize("metadata", ["license: [", "just text"])
+def test_a_base_whose_card_cannot_be_read_asks_for_the_licence(classifier: FinishedRun, tmp_path: Path, metadata: str):
+    (tmp_path / "README.md").write_text(f"---\n{metadata}\n---\n")
+    run = dataclasses.replace(classifier, config=dataclasses.replace(CLASSIFY, init=str(tmp_path)))
+    with pytest.raises(ValueError, match=r"README\.md: its front matter cannot be read .*; give --license"):
+        find_licence(None, run)
+
+
+@pytest.mark.parametrize("config", [CLASSIFY, dataclasses.replace(CLASSIFY, init="none"), MAE])
+def test_no_licence_is_made_up(tmp_path: Path, config: ClassifyConfig | MaeConfig):
+    assert find_licence(None, finished(tmp_path, config)).identifier == "other"
+
+
+@pytest.mark.parametrize("spelling", ["Apache 2.0", "", "CC-BY-4.0", "mit\nx"])
+def test_a_licence_is_spelled_as_on_the_hub(spelling: str):
+    with pytest.raises(ValueError, match=r"--license .* is not spelled as on the Hub: .*, such as apache-2\.0"):
+        PublishConfig(run="r", out="m", license=spelling)
