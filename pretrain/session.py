@@ -22,7 +22,8 @@ from pretrain.checkpoint import Checkpoint, find_checkpoint, load_optimizer, loa
 from pretrain.loop import Training
 from pretrain.world import World
 
-LIBRARIES = ("sherd", "torch", "torchvision", "timm", "accelerate", "numpy", "scikit-learn", "pillow", "simplejpeg")
+_IMAGES = ("pillow", "simplejpeg")
+LIBRARIES = ("sherd", "torch", "torchvision", "timm", "accelerate", "numpy", "scikit-learn", "safetensors", *_IMAGES)
 """Whose versions environment.json records."""
 # What a user can mend, by the message alone; anything else is a fault of ours and keeps its traceback.
 _FOR_USERS = (

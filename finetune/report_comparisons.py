@@ -1,0 +1,185 @@
+"""What a report shows of probe.json and benchmark.json."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+from finetune.report_accuracy import with_error
+from finetune.report_blocks import NOTHING, Block, Caption, Note, Plot, Properties, Table, shown
+from finetune.report_facts import gather_facts
+from finetune.report_figures import accuracy_by_labels
+from finetune.report_folders import BENCHMARK, PROBE, Folder, read_known, sub_runs
+from finetune.report_training import flat_rows
+from launch.strict_json import read_json
+
+
+@dataclass(frozen=True)
+class KnnResult:
+    """k-NN by frozen features."""
+
+    neighbours: int
+    top1: float
+    held_out_images: int | None = None
+
+
+@dataclass(frozen=True)
+class LinearResult:
+    """A linear classifier on frozen features."""
+
+    method: str
+    top1: float
+
+
+@dataclass(frozen=True)
+class ProbeFile:
+    """What finetune/probe.py writes; accuracies are shares of `held_out_images`."""
+
+    model: str
+    data: str
+    split: str
+    held_out: str
+    train_images: int
+    held_out_images: int
+    features: str
+    knn: KnnResult
+    linear: LinearResult
+
+
+@dataclass(frozen=True)
+class Training:
+    """Of a benchmark's row: what was trained at the learning rate that was chosen, and top-1 of each seed.
+
+    None for a seed whose loss became infinite.
+    """
+
+    top1: tuple[float | None, ...]
+    base_lr: float | None = None
+    epochs: float | None = None
+
+
+@dataclass(frozen=True)
+class BenchmarkRow:
+    """Accuracies with so many labelled images of each class, None: all there are."""
+
+    labels: int | None
+    images: int | None = None
+    pixels_1nn: tuple[float | None, ...] = ()
+    scratch: Training | None = None
+    pretrained: Training | None = None
+
+
+@dataclass(frozen=True)
+class BenchmarkFile:
+    """What finetune/benchmark.py writes."""
+
+    data: str
+    init: str
+    rows: tuple[BenchmarkRow, ...]
+
+
+def read_probe(folder: Folder) -> ProbeFile:
+    """probe.json. Raises ValueError where it is damaged."""
+    return read_known(ProbeFile, folder.path / PROBE)
+
+
+def best_pretrained(folder: Folder) -> float | None:
+    """The largest mean over seeds that pre-training reached. Raises ValueError where benchmark.json is damaged."""
+    rows = read_known(BenchmarkFile, folder.path / BENCHMARK).rows
+    return max((mean(seeds) for row in rows if (seeds := _seeds(row.pretrained))), default=None)
+
+
+def probe_blocks(folder: Folder, _: str) -> list[Block]:
+    """The accuracies of frozen features, and how they were measured."""
+    found = read_probe(folder)
+    source = f"{folder.name}/{PROBE}"
+    values = {
+        f"k-NN, {found.knn.neighbours} neighbours": with_error(
+            found.knn.top1, found.knn.held_out_images or found.held_out_images
+        ),
+        f"linear, {found.linear.method}": with_error(found.linear.top1, found.held_out_images),
+        "images": f"{found.held_out_images:,}",
+    }
+    text = (
+        f"Top-1 accuracy of frozen features ({found.features}) of {found.model}: fitted on {found.train_images:,} "
+        f"images of the split “{found.split}”, measured on {found.held_out_images:,} of “{found.held_out}” of "
+        f"{found.data}; ± is the standard error that so many images allow."
+    )
+    table = Table(tuple(values), (tuple(values.values()),), frozenset(), Caption(text, (source,)))
+    return [table, Properties("Everything in probe.json", flat_rows(read_json(folder.path / PROBE)), source)]
+
+
+def benchmark_blocks(folder: Folder, anchor: str) -> list[Block]:
+    """Accuracy against the number of labels, as a figure and as a table."""
+    found = read_known(BenchmarkFile, folder.path / BENCHMARK)
+    source = (f"{folder.name}/{BENCHMARK}",)
+    if not found.rows:
+        return [Note(f"{BENCHMARK} holds no rows yet: no accuracies.")]
+    results = {
+        "pre-trained": [_seeds(row.pretrained) for row in found.rows],
+        "from scratch": [_seeds(row.scratch) for row in found.rows],
+        "pixels, 1-NN": [_finite(row.pixels_1nn) for row in found.rows],
+    }
+    labels = [_labels(row) for row in found.rows]
+    text = (
+        f"Accuracy on held-out images of {found.data} by the number of labelled images a class; pre-trained is "
+        f"{found.init}. A point is a seed, the lines join their means."
+    )
+    plot = Plot(accuracy_by_labels(f"{anchor}-labels", labels, results), text, Caption(text, source))
+    head = ("labels a class", "images", "pixels, 1-NN", "from scratch", "pre-trained", "gain in points")
+    rows = tuple(_row(row) for row in found.rows)
+    what = "As numbers: mean ± standard deviation over seeds; gain is that of pre-trained over from scratch"
+    return [plot, Table(head, rows, frozenset(range(1, 6)), Caption(f"{what}.", source))]
+
+
+def sub_run_blocks(folder: Folder, _: str) -> list[Block]:
+    """The runs of a benchmark, a line each."""
+    runs = sub_runs(folder)
+    if not runs:
+        return [Note("The folder holds no runs.")]
+    rows = []
+    for run in runs:
+        facts = gather_facts(run)
+        settings = dict(flat_rows(run.config))
+        chosen = [settings.get(name, NOTHING) for name in ("init", "optimizer.base_lr", "seed")]
+        labels = "all" if run.config.get("labels") is None else settings["labels"]
+        steps, loss = shown(facts.steps, "{:,}".format), shown(facts.loss, "{:.4g}".format)
+        best = shown(None if facts.best is None else facts.best[1], "{:.2%}".format)
+        rows.append((run.path.name, labels, *chosen, run.status, steps, loss, best))
+    head = ("run", "labels", "starts from", "base lr", "seed", "status", "steps", "last loss", "best top-1")
+    text = f"The {len(runs)} runs in the folder; each is a run folder that report.py takes as well."
+    sources = (f"{folder.name}/*/config.json", f"{folder.name}/*/metrics.jsonl")
+    return [Table(head, tuple(rows), frozenset({1, 3, 4, 6, 7, 8}), Caption(text, sources))]
+
+
+def _row(row: BenchmarkRow) -> tuple[str, ...]:
+    scratch, pretrained = _seeds(row.scratch), _seeds(row.pretrained)
+    gain = f"{100 * (mean(pretrained) - mean(scratch)):+.1f}" if pretrained and scratch else NOTHING
+    images = shown(row.images, "{:,}".format)
+    trained = [NOTHING if one is None else _spread(one.top1) + _how(one) for one in (row.scratch, row.pretrained)]
+    return (_labels(row), images, _spread(row.pixels_1nn), *trained, gain)
+
+
+def _seeds(training: Training | None) -> tuple[float, ...]:
+    return () if training is None else _finite(training.top1)
+
+
+def _finite(seeds: Sequence[float | None]) -> tuple[float, ...]:
+    return tuple(top1 for top1 in seeds if top1 is not None)
+
+
+def _labels(row: BenchmarkRow) -> str:
+    return "all" if row.labels is None else f"{row.labels:,}"
+
+
+def _spread(seeds: Sequence[float | None]) -> str:
+    finite = _finite(seeds)
+    if not finite:
+        return NOTHING
+    text = f"{mean(finite):.1%}" + (f" ± {100 * stdev(finite):.1f}" if len(finite) > 1 else "")
+    return text if len(finite) == len(seeds) else f"{text}, {len(seeds) - len(finite)} of {len(seeds)} failed"
+
+
+def _how(training: Training) -> str:
+    if training.base_lr is None or training.epochs is None:
+        return ""
+    return f" (lr {training.base_lr:g}, {training.epochs:g} epochs)"
