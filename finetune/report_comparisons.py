@@ -182,4 +182,4 @@ def _spread(seeds: Sequence[float | None]) -> str:
 def _how(training: Training) -> str:
     if training.base_lr is None or training.epochs is None:
         return ""
-    return f" (lr {training.base_lr:g}, {training.epochs:g} epochs)"
+    return f" (lr {training.base_lr:g}, {training.epochs:.3g} epochs)"

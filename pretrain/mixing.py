@@ -67,10 +67,11 @@ def soft_targets(
     labels: Int[Tensor, " b"], classes: int, smoothing: float, share: float = 1.0
 ) -> Float[Tensor, "b classes"]:
     """Smoothed labels (Szegedy et al. 2016, arXiv:1512.00567, section 7): `share` of a row's own and the rest of its
-    partner's.
+    partner's. A row without a label, as an image may be that stands in for one that does not decode, has no target.
     """
     targets = torch.full((len(labels), classes), smoothing / classes, device=labels.device)
-    targets.scatter_(1, labels[:, None], 1 - smoothing + smoothing / classes)
+    targets.scatter_(1, labels.clamp(min=0)[:, None], 1 - smoothing + smoothing / classes)
+    targets *= (labels >= 0)[:, None]
     return targets if share == 1 else targets.lerp(targets.roll(len(labels) // 2, dims=0), 1 - share)
 
 

@@ -50,6 +50,13 @@ def test_smoothed_labels_by_hand():
     torch.testing.assert_close(soft_targets(torch.tensor([0, 2]), 4, 0.1), expected)
 
 
+def test_a_row_without_a_label_adds_nothing_to_the_loss():
+    targets = soft_targets(torch.tensor([1, -1]), 4, 0.1)
+    assert torch.equal(targets[1], torch.zeros(4))
+    losses = torch.nn.functional.cross_entropy(torch.randn(2, 4), targets, reduction="none")
+    assert losses[1] == 0
+
+
 def test_a_box_is_cut_off_at_the_border_and_its_true_area_counts():
     shares, cuts = [], 0
     for number in range(2000):
