@@ -97,9 +97,18 @@ class ClassifyConfig:
     """On a GPU: only operations that give the same bits each time, as CPUs do; slower."""
 
     def __post_init__(self) -> None:
-        for option in ("epochs", "batch_size", "accumulate", "log_every", "checkpoint_steps", "keep_checkpoints"):
+        positive = (
+            "epochs",
+            "batch_size",
+            "accumulate",
+            "log_every",
+            "checkpoint_steps",
+            "keep_checkpoints",
+            "head_std",
+        )
+        for option in positive:
             self._check(option, getattr(self, option) > 0, "a positive number")
-        for option in ("evaluate_epochs", "seed", "head_std"):
+        for option in ("evaluate_epochs", "seed"):
             self._check(option, getattr(self, option) >= 0, "zero or more")
         self._check("labels", self.labels is None or self.labels > 0, "a positive number of images a class, or None")
         self._check("workers", self.workers is None or self.workers >= 0, "zero or more")

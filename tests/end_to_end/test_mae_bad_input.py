@@ -164,18 +164,3 @@ def outcomes(
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
 def test_what_cannot_be_used(outcomes: dict[Case, Future[None]], case: Case) -> None:
     outcomes[case].result()
-
-
-@pytest.mark.parametrize("words", [("pretrain/mae.py",), ("pretrain/mae.py", "digits"), ("data_pipeline/shard.py",)])
-def test_help_is_instant(runs: "Runs", tmp_path: Path, words: tuple[str, ...]) -> None:
-    import time
-
-    seconds = []
-    for _ in range(3):
-        began = time.perf_counter()
-        finished = runs.Child(runs.python(runs.ROOT / words[0], *words[1:], "--help"), tmp_path / "help").wait()
-        seconds.append(time.perf_counter() - began)
-        finished.expect(0)
-    assert "--out" in finished.out
-    assert finished.err == ""
-    assert min(seconds) < 0.5
