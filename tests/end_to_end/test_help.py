@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         ("finetune/classify.py",),
         ("finetune/classify.py", "digits"),
         ("finetune/probe.py",),
+        ("finetune/probe.py", "digits-lars"),
         ("finetune/benchmark.py",),
         ("finetune/publish.py",),
         ("finetune/report.py",),

@@ -229,18 +229,3 @@ def test_a_probe_trained_by_lars(runs: "Runs", scene: Scene) -> None:
     files = {path.name for path in runs.newest(out).iterdir()}
     assert files == {"model.safetensors", "optimizer.safetensors", "state.json", "checksums.json"}
     assert (runs.newest(out) / "model.safetensors").stat().st_size < 5000, "the encoder is no part of the checkpoint"
-
-
-@pytest.mark.parametrize("words", [(), ("small",), ("digits-lars",)])
-def test_help_is_instant(runs: "Runs", tmp_path: Path, words: tuple[str, ...]) -> None:
-    import time
-
-    seconds = []
-    for _ in range(3):
-        began = time.perf_counter()
-        finished = runs.Child(runs.python(runs.ROOT / "finetune/probe.py", *words, "--help"), tmp_path / "help").wait()
-        seconds.append(time.perf_counter() - began)
-        finished.expect(0)
-    assert "probe.json" in finished.out
-    assert finished.err == ""
-    assert min(seconds) < 0.5

@@ -267,14 +267,3 @@ def test_nothing_of_a_users_is_replaced(scene: Scene, tmp_path: Path) -> None:
     for folder in (scene.run, scene.run / "model"):
         with pytest.raises(ValueError, match="without its proof"):
             check_replaceable(folder)
-
-
-def test_help_is_instant(runs: "Runs", tmp_path: Path) -> None:
-    seconds = []
-    for attempt in range(3):
-        begin = time.perf_counter()
-        words = runs.python(runs.ROOT / "finetune/publish.py", "--help")
-        said = runs.Child(words, tmp_path / f"help-{attempt}").wait().expect(0).out
-        seconds.append(time.perf_counter() - begin)
-        assert "--license" in said
-    assert min(seconds) < 0.5

@@ -75,16 +75,6 @@ def undisturbed(images: Path, environment: dict[str, str], tmp_path_factory: pyt
     return folder
 
 
-def test_help_is_instant(environment: dict[str, str]) -> None:
-    seconds = []
-    for _ in range(3):
-        began = time.perf_counter()
-        out, _ = run(environment, "--help")
-        seconds.append(time.perf_counter() - began)
-    assert "--shard-size" in out
-    assert min(seconds) < 0.5
-
-
 def test_digits(environment: dict[str, str], tmp_path: Path) -> None:
     out, _ = run(environment, "--source", "digits", "--out", tmp_path / "digits", "--workers", 2)
     assert "images/s" in out
