@@ -20,7 +20,7 @@ _IMAGENET = LarsProbeConfig(
 )
 
 # Few steps need long ones, and biases shorter ones than weights: of rates 1 to 40 and trusts .001 to .1 that were tried
-# on seed 0 this left the smallest training loss.
+# on one encoder of 96 x 4 this left the smallest training loss.
 _DIGITS = LarsProbeConfig(
     optimizer=LarsConfig(base_lr=2.0, trust=0.02, warmup_epochs=5.0),
     epochs=40.0,
@@ -35,10 +35,10 @@ RECIPES: dict[str, Recipe[ProbeConfig]] = {
     # --seed S; S = 0, 1, 2; one thread; 2026-11-25, 2 AMD EPYC cores.
     "small": Recipe(
         LogisticProbeConfig(),
-        "measured: k-NN 91.1, 87.8, 89.2 %, linear 91.4, 88.9, 91.4 % on the digits, seeds 0, 1, 2; seconds",
+        "measured: k-NN 91.1, 91.9, 93.9 %, linear 93.9, 91.9, 93.9 % on the digits, seeds 0, 1, 2; seconds",
     ),
     "digits-lars": Recipe(
-        _DIGITS, "measured: linear 91.4, 88.3, 90.0 % on the class token, seeds 0, 1, 2; half a minute"
+        _DIGITS, "measured: linear 92.2, 91.9, 93.9 % on the class token, seeds 0, 1, 2; half a minute"
     ),
     "vit-b16-in1k": Recipe(
         _IMAGENET, "published: 67.8 top-1 after 1600 epochs of MAE (facebookresearch/mae; not run here)"
