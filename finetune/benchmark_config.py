@@ -67,8 +67,8 @@ _DIGITS = BenchmarkConfig(
 BENCHMARKS: dict[str, Recipe[BenchmarkConfig]] = {
     # python pretrain/mae.py digits --data D --out R; python finetune/benchmark.py digits --data D --init R --out B; one
     # thread; seeds 0, 1, 2; 2026-11-25, 2 AMD EPYC cores. The best rate from scratch was 1.6e-2 at 10 and 50 labels; at
-    # all it was one image behind 8e-3. Twice the steps from scratch (--scratch-steps 2000 --scratch-lrs 0.016, then with
-    # a drop path of .1) made 85.9 +- 3.6, 93.6 +- 1.0 and 96.1.
+    # all it was one image behind 8e-3. Twice the steps from scratch (--scratch-steps 2000 --scratch-lrs 0.016, then
+    # with a drop path of .1) made 85.9 +- 3.6, 93.6 +- 1.0 and 96.1.
     "digits": Recipe(
         _DIGITS,
         "measured, pre-trained and from scratch: 91.3 +- 1.1, 84.3 +- 4.3 at 10 labels; 95.8 +- .7, 93.0 +- .7 at 50; "
