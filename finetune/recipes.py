@@ -65,9 +65,9 @@ RECIPES: dict[str, Recipe[ClassifyConfig]] = {
         replace(
             _CIFAR,
             encoder=replace(_CIFAR.encoder, width=128, depth=4, heads=4),
-            epochs=2.0,
+            epochs=1.0,
             batch_size=256,
-            optimizer=_adamw(1e-3, warmup_epochs=0.5),
+            optimizer=_adamw(1e-3, warmup_epochs=0.25),
             augmentation=AugmentationConfig(crop_scale=(0.6, 1.0), rand_augment=None, erasing=0.0),
             mixing=MixingConfig(mixup=0.0, cutmix=0.0),
             precision="fp32",
