@@ -69,14 +69,18 @@ class Comparison:
         Raises:
             ValueError: as a trial met it, or if nothing from scratch was trained to the end.
         """
+        with TaskPool(self.at_a_time) as pool:
+            yield from self._rows(pool, say)
+
+    def _rows(self, pool: TaskPool, say: Say) -> Iterator[dict[str, Any]]:
         config, budgets = self.config, (*self.config.labels, None)
         seeds = {labels: range(config.seeds if labels is not None else 1) for labels in budgets}
         first = [self._scratch(labels, 0, lr) for labels in budgets for lr in config.scratch_lrs]
         pretrained = [self._pretrained(labels, seed) for labels in budgets for seed in seeds[labels]]
-        top1 = self._train([*first, *pretrained], say)
+        top1 = _train(pool, [*first, *pretrained], say)
         best = {labels: self._best_rate(labels, top1) for labels in budgets}
         more = [self._scratch(labels, seed, best[labels]) for labels in budgets for seed in seeds[labels][1:]]
-        top1 |= self._train(more, say)
+        top1 |= _train(pool, more, say)
         for labels in budgets:
             scratch = [self._scratch(labels, seed, best[labels]) for seed in seeds[labels]]
             tuned = [self._pretrained(labels, seed) for seed in seeds[labels]]
@@ -99,14 +103,6 @@ class Comparison:
                     "top1": [top1[trial.name] for trial in tuned],
                 },
             }
-
-    def _train(self, trials: Sequence[Trial], say: Say) -> dict[str, float | None]:
-        results: dict[str, float | None] = {}
-        with TaskPool(self.at_a_time) as pool:
-            for name, top1 in pool.run(trials, report=lambda _: None):
-                results[name] = top1
-                say(f"{name}: {'its loss is not finite any more' if top1 is None else f'{top1:.1%}'}")
-        return results
 
     def _best_rate(self, labels: int | None, top1: dict[str, float | None]) -> float:
         reached = {lr: top1[self._scratch(labels, 0, lr).name] for lr in self.config.scratch_lrs}
@@ -152,6 +148,14 @@ class Comparison:
         return pixel_neighbour_accuracy(
             self.manifest, config.split, members, config.held_out, self.source.encoder.image_size
         )
+
+
+def _train(pool: TaskPool, trials: Sequence[Trial], say: Say) -> dict[str, float | None]:
+    results: dict[str, float | None] = {}
+    for name, top1 in pool.run(trials, report=lambda _: None):
+        results[name] = top1
+        say(f"{name}: {'its loss is not finite any more' if top1 is None else f'{top1:.1%}'}")
+    return results
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
