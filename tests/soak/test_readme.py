@@ -21,4 +21,4 @@ def test_cifar10_as_printed(runs: "Runs", readme: "Readme", tmp_path: Path, caps
     with capsys.disabled():
         print(f"\n{datetime.datetime.now():%F %T} README on CIFAR-10: top-1 {evaluation['top1']:.2%} of 10,000")
     assert evaluation["images"] == 10_000
-    assert evaluation["top1"] > 0.5
+    assert evaluation["top1"] > 0.4
