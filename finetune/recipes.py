@@ -61,7 +61,7 @@ RECIPES: dict[str, Recipe[ClassifyConfig]] = {
     # python pretrain/mae.py digits --data D --out R --seed S; python finetune/classify.py digits --data D --init R
     # --out R2 --seed S; S = 0, 1, 2; one thread; 2026-11-25, 2 AMD EPYC cores.
     "digits": Recipe(_DIGITS, "measured: 98.3, 97.5, 96.9 % on the last 360 digits, seeds 0, 1, 2; a minute"),
-    # The README's commands for CIFAR-10, of a copy re-encoded as JPEG; seed 0; one thread; 2026-11-25, 2 AMD EPYC cores.
+    # The README's commands for CIFAR-10, of a copy as JPEG; seed 0; one thread; 2026-11-25, 2 AMD EPYC cores.
     "cifar10-minutes": Recipe(
         replace(
             _CIFAR,
