@@ -15,14 +15,17 @@ from launch.settings import parse_options
 def main() -> int:
     """The exit code: 0, 2 for what the user can put right, 1 for what the machine did."""
     config = parse_options(__doc__ or "", ReportConfig)
-    from finetune.report_page import build_page  # here and below: --help must not wait for torch
+    from finetune.report_folders import read_folder
     from launch.atomic import write_atomically
     from launch.console import Console
 
     console = Console()
     out = Path(config.out)
     try:
-        page = build_page(config.folders, config.images, console.say)
+        folders = [read_folder(where) for where in config.folders]
+        from finetune.report_page import build_page  # neither --help nor a refusal waits for torch
+
+        page = build_page(folders, config.images, console.say)
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, page)
     except ValueError as error:

@@ -46,6 +46,8 @@ class Folder:
     @property
     def status(self) -> str:
         """How the run ended, in a word or a few."""
+        if not self.ended and not self.config:
+            return "done"  # results alone
         return str(self.ended.get("status", "unknown")) if self.ended else "running or killed"
 
     def find_data(self) -> Path:

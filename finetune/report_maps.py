@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-import timm
 from numpy.typing import NDArray
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
@@ -23,7 +22,8 @@ from finetune.report_pictures import (
     similarity_maps,
     tile,
 )
-from pretrain.encoder import check_supported
+from pretrain.checkpoint import check_fit
+from pretrain.encoder import create_classifier, create_encoder
 from pretrain.model_folder import WEIGHTS, ModelFolder, find_model
 
 
@@ -65,9 +65,8 @@ def map_blocks(folder: Folder, images: int) -> list[Block]:
 def position_blocks(folder: Folder) -> list[Block]:
     """Similarity of the position embeddings. Raises ValueError where there is no finished model."""
     found = find_model(folder.name, "model of")
-    uri, (down, across), low = similarity_maps(
-        position_similarity(found.tensors()["pos_embed"], found.encoder.grid).numpy()
-    )
+    positions = _load(found).get_parameter("pos_embed").detach()
+    uri, (down, across), low = similarity_maps(position_similarity(positions, found.encoder.grid).numpy())
     rows, columns = found.encoder.grid
     each = "each patch" if (down, across) == (rows, columns) else f"{down} x {across} evenly spaced patches"
     text = (
@@ -79,8 +78,15 @@ def position_blocks(folder: Folder) -> list[Block]:
 
 
 def _load(found: ModelFolder) -> VisionTransformer:
-    model = timm.create_model(f"local-dir:{found.path}", pretrained=True)
-    return check_supported(model, found.encoder.name).float().eval()
+    """The model without its head, on the CPU."""
+    tensors = {name: tensor.float() for name, tensor in found.tensors().items() if not name.startswith("head.")}
+    if "fc_norm.weight" in tensors:
+        model = create_classifier(found.encoder, classes=0, pool="mean", drop_path=0.0)
+    else:
+        model = create_encoder(found.encoder)
+    check_fit(tensors, model.state_dict(), str(found.path / WEIGHTS))
+    model.load_state_dict(tensors)
+    return model.eval()
 
 
 def _held_out_images(folder: Folder, found: ModelFolder, count: int) -> _Shown:

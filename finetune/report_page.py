@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jinja2
+from markupsafe import Markup, escape
 
 from data_pipeline.manifest import DatasetError
 from finetune.report_accuracy import accuracy_blocks
 from finetune.report_blocks import NOTHING, Block, Chapter, Layout, Note, Section, SummaryRow, shown
 from finetune.report_comparisons import benchmark_blocks, best_pretrained, probe_blocks, read_probe, sub_run_blocks
 from finetune.report_facts import gather_facts
-from finetune.report_folders import Folder, read_folder
+from finetune.report_folders import Folder
 from finetune.report_maps import map_blocks, position_blocks
 from finetune.report_training import curve_blocks, property_blocks, reconstruction_blocks, throughput_blocks
 from launch.console import format_duration, format_rate
@@ -25,20 +26,15 @@ SUMMARY = ("what it is", "recipe", "status", "steps", "last loss", "best accurac
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 
-def build_page(folders: Sequence[str], images: int, say: Callable[[str], None]) -> str:
-    """The page's HTML; attention is shown on so many images. What a folder lacks is said in the page.
-
-    Raises:
-        ValueError: a folder is not one of a run, a probe or a benchmark.
-    """
-    found = [read_folder(where) for where in folders]
+def build_page(folders: Sequence[Folder], images: int, say: Callable[[str], None]) -> str:
+    """The page's HTML; attention is shown on so many images. What a folder lacks is said in the page."""
     chapters = []
-    for number, folder in enumerate(found, start=1):
+    for number, folder in enumerate(folders, start=1):
         say(f"report: {folder.name} ({folder.kind}, {folder.status})")
         chapters.append(_chapter(folder, f"r{number}", images))
     return _template().render(
         head=SUMMARY,
-        summary=[_summary(folder, chapter) for folder, chapter in zip(found, chapters, strict=True)],
+        summary=[_summary(folder, chapter) for folder, chapter in zip(folders, chapters, strict=True)],
         chapters=chapters,
         made=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
@@ -53,6 +49,7 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
     )
     environment.filters["css_name"] = lambda text: re.sub(r"\W.*", "", text, flags=re.DOTALL)
+    environment.filters["breakable"] = lambda path: escape(path).replace("/", Markup("/<wbr>"))
     return environment.get_template(_TEMPLATE.name)
 
 
@@ -104,7 +101,7 @@ def _notes(folder: Folder) -> Iterator[str]:
     yield from folder.problems
     if folder.ended.get("error"):
         yield f"The run failed: {folder.ended['error']}"
-    if not folder.ended:
+    if not folder.ended and folder.config:
         yield "exit.json is not there: the run is still going on, or was killed."
 
 
