@@ -22,7 +22,7 @@ from pretrain.erasing import erase
 from pretrain.loop import Objective, Pace, Training, fit
 from pretrain.mixing import check_pairs, mix_batch
 from pretrain.model_folder import save_model
-from pretrain.optimizer import create_optimizer, learning_rate, peak_learning_rate
+from pretrain.optimizer import create_optimizer, schedule
 from pretrain.pixels import Normalization, choose_normalization
 from pretrain.session import bit_equality_depends_on, find_start, loader_workers, session
 from pretrain.world import World
@@ -117,12 +117,11 @@ def classify(recipe: str, config: ClassifyConfig, world: World, console: Console
             say(f"step {step:,}  top1 {accuracy.top1:.2%} of {accuracy.images:,} images of {config.held_out}")
             return accuracy.summary()
 
-        peak = peak_learning_rate(config.optimizer, config.batch_size)
         status = fit(
             training,
             Objective(inputs_of, loss_of),
             pace,
-            learning_rate=lambda epoch: learning_rate(epoch, config.optimizer, peak=peak, epochs=config.epochs),
+            learning_rate=schedule(config.optimizer, config.batch_size, config.epochs),
             clip_norm=config.optimizer.clip_norm,
             evaluate=evaluate,
             start=start,

@@ -20,7 +20,7 @@ from finetune.probe_config import LarsProbeConfig
 from launch.strict_json import read_json
 from pretrain.loop import Objective, Pace, Training, fit
 from pretrain.model_folder import WEIGHTS, ModelFolder
-from pretrain.optimizer import learning_rate, peak_learning_rate
+from pretrain.optimizer import schedule
 from pretrain.session import Session, bit_equality_depends_on, find_start
 
 
@@ -92,12 +92,11 @@ def train_linear_probe(
         console.say(f"step {step:,}  top1 {accuracy.top1:.2%} of {accuracy.images:,} images of {config.held_out}")
         return accuracy.summary()
 
-    peak = peak_learning_rate(config.optimizer.schedule, config.batch_size)
     status = fit(
         training,
         Objective(inputs_of, loss_of),
         pace,
-        learning_rate=lambda epoch: learning_rate(epoch, config.optimizer.schedule, peak=peak, epochs=config.epochs),
+        learning_rate=schedule(config.optimizer.schedule, config.batch_size, config.epochs),
         clip_norm=config.optimizer.clip_norm,
         evaluate=evaluate,
         start=start,

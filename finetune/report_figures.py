@@ -86,7 +86,7 @@ def training_curves(anchor: str, loss: Curve, rate: Curve) -> str:
 def accuracy_curves(anchor: str, curves: Sequence[Curve]) -> str:
     """Accuracies over epochs, each evaluation a point; three curves at most."""
     with _panels(anchor, 1) as (svg, (axes,)):
-        for curve, colour in zip(curves, _SERIES, strict=False):
+        for curve, colour in zip(curves, _SERIES[: len(curves)], strict=True):
             axes.plot(curve.x, curve.y, color=colour, marker="o", markersize=4, label=curve.label)
         axes.set_title(curves[0].label if len(curves) == 1 else "accuracy")
         if len(curves) > 1:
@@ -118,7 +118,7 @@ def accuracy_by_labels(anchor: str, labels: Sequence[str], results: Mapping[str,
     labels: (n,). results: by method n lists of accuracies, one a seed; an empty list leaves a gap.
     """
     with _panels(anchor, 1, width=4.8) as (svg, (axes,)):
-        for number, (method, colour) in enumerate(zip(results, _SERIES, strict=False)):
+        for number, (method, colour) in enumerate(zip(results, _SERIES[: len(results)], strict=True)):
             points = results[method]
             means = [float(np.mean(seeds)) if len(seeds) else np.nan for seeds in points]
             axes.plot(range(len(labels)), means, color=colour, label=method)

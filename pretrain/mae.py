@@ -30,7 +30,7 @@ def train(recipe: str, config: MaeConfig) -> None:
     from pretrain.masked_autoencoder import MaskedAutoencoder
     from pretrain.model_folder import save_model
     from pretrain.monitor import Monitor
-    from pretrain.optimizer import create_optimizer, learning_rate, peak_learning_rate
+    from pretrain.optimizer import create_optimizer, schedule
     from pretrain.pixels import choose_normalization
     from pretrain.session import bit_equality_depends_on, explained, find_start, loader_workers, session
     from pretrain.world import World
@@ -90,7 +90,6 @@ def train(recipe: str, config: MaeConfig) -> None:
             out = shared(normalization.normalize(images), noise)
             return out.loss, {"masked_mse": out.loss}
 
-        peak = peak_learning_rate(config.optimizer, config.batch_size)
         monitor = Monitor(
             config, manifest, model, normalization, lambda keys: noise_of(keys, Purpose.FIGURE_MASK), own, workers
         )
@@ -98,7 +97,7 @@ def train(recipe: str, config: MaeConfig) -> None:
             training,
             Objective(inputs_of, loss_of),
             pace,
-            learning_rate=lambda epoch: learning_rate(epoch, config.optimizer, peak=peak, epochs=config.epochs),
+            learning_rate=schedule(config.optimizer, config.batch_size, config.epochs),
             clip_norm=config.optimizer.clip_norm,
             evaluate=lambda _: monitor.evaluate(stream.position / stream.epoch_positions),
             start=start,

@@ -1,7 +1,7 @@
 """AdamW as masked autoencoders use it: which parameters decay, and the learning rate at any moment of a run."""
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import torch
@@ -115,6 +115,12 @@ def learning_rate(epoch: float, config: OptimizerConfig, *, peak: float, epochs:
         return peak * epoch / config.warmup_epochs
     done = min(1.0, (epoch - config.warmup_epochs) / (epochs - config.warmup_epochs))
     return config.min_lr + (peak - config.min_lr) * (1 + math.cos(math.pi * done)) / 2
+
+
+def schedule(config: OptimizerConfig, batch_size: int, epochs: float) -> Callable[[float], float]:
+    """`learning_rate` as a function of the epoch alone, for a run of so many epochs. Raises ValueError as it does."""
+    peak = peak_learning_rate(config, batch_size)
+    return lambda epoch: learning_rate(epoch, config, peak=peak, epochs=epochs)
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], clip_norm: float | None) -> Float[Tensor, ""]:

@@ -9,7 +9,14 @@ from torch import nn
 from pretrain.config import DecoderConfig, EncoderConfig, ObjectiveConfig, OptimizerConfig
 from pretrain.encoder import create_encoder
 from pretrain.masked_autoencoder import MaskedAutoencoder
-from pretrain.optimizer import clip_gradients, create_optimizer, learning_rate, parameter_groups, peak_learning_rate
+from pretrain.optimizer import (
+    clip_gradients,
+    create_optimizer,
+    learning_rate,
+    parameter_groups,
+    peak_learning_rate,
+    schedule,
+)
 
 
 def test_parameter_groups_of_vit_b():
@@ -144,3 +151,11 @@ def test_a_gradient_that_is_not_finite_shows():
     parameters = with_gradients()
     parameters[1].grad[0] = torch.nan
     assert clip_gradients(parameters, None).isnan()
+
+
+def test_schedule_is_the_learning_rate_of_a_whole_run():
+    config = OptimizerConfig(base_lr=1e-3, warmup_epochs=2.0, min_lr=1e-5)
+    rate = schedule(config, 512, 10.0)
+    assert rate(2.0) == pytest.approx(2e-3)
+    for epoch in (0.0, 1.0, 2.0, 6.5, 10.0):
+        assert rate(epoch) == learning_rate(epoch, config, peak=peak_learning_rate(config, 512), epochs=10.0)
