@@ -1,14 +1,15 @@
 """scikit-learn's handwritten digits: 1,797 greyscale images of 8 x 8 pixels that need no download."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.manifest import NO_LABEL
-from data_pipeline.sources import Contents, Entry, Listing
+from data_pipeline.sources import Entry, Found, Outline
 
 # The images are sorted by writer: the last fifth was written by people of whom the rest holds nothing, so that testing
 # on it tells how a model does on hands it has never seen. A random split would look better than that.
@@ -18,30 +19,29 @@ _CLASSES = tuple("0123456789")
 
 @dataclass(frozen=True)
 class DigitsSource:
-    """Splits `train` (1,437 images) and `test` (360), as lossless PNG."""
+    """Splits `train` (1,437 images) and `test` (360), as lossless PNG. Never fails: scikit-learn brings them along."""
 
-    labelled: bool
+    def outline(self) -> Outline:
+        """Ten classes."""
+        return Outline(_CLASSES, "scikit-learn's digits", versions=(("scikit-learn", version("scikit-learn")),))
 
-    def list_images(self) -> Contents:
-        """Never fails: scikit-learn brings the images along."""
+    def images(self) -> Iterator[Found]:
+        """In scikit-learn's order; `place` is the number in it."""
         pixels, labels = _load()
-        if not self.labelled:
-            labels = np.full_like(labels, NO_LABEL)
-        splits = {}
-        for split, numbers in (("train", range(_TRAIN)), ("test", range(_TRAIN, len(pixels)))):
-            names = [f"digits/{number:04d}" for number in numbers]
-            sizes = np.full(len(names), pixels[0].size)
-            splits[split] = Listing(names, labels[numbers.start : numbers.stop], sizes)
-        classes = _CLASSES if self.labelled else None
-        return Contents(splits, classes, "scikit-learn's digits", (), {"scikit-learn": version("scikit-learn")})
+        for number, label in enumerate(labels.tolist()):
+            split = "train" if number < _TRAIN else "test"
+            yield Found(split, f"digits/{number:04d}", label, pixels[number].size, number)
 
-    def read(self, split: str, entry: Entry, limit: int | None = None) -> bytes:
+    def read(self, split: str, entry: Entry, limit: int | None = None) -> bytes:  # the place tells the split
         """One digit as PNG."""
         from data_pipeline.decode import to_png
 
-        pixels, _ = _load()
-        grey = pixels[entry.number + (0 if split == "train" else _TRAIN)]
+        grey = _load()[0][entry.place]
         return to_png(np.repeat(grey[..., None], 3, axis=-1))[:limit]
+
+    def annotations(self, split: str, entry: Entry) -> dict[str, Any]:
+        """None."""
+        return {}
 
 
 @cache

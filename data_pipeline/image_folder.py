@@ -1,31 +1,46 @@
 """A folder tree of images: with folders of splits at the top or without, with folders of classes or without."""
 
+import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from data_pipeline.manifest import NO_LABEL
-from data_pipeline.sources import Contents, Entry, Listing
+from data_pipeline.sources import Entry, Found, Outline
 
 _SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
-_ORDER = ("train", "validation", "test")
 # Pillow opens these too, but they are no pictures, or it needs a program to draw them.
 _NOT_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+_ARRAYS = ".npy"
+_SIDECAR = ".json"
+_JSON_KINDS = {
+    list: "a list",
+    str: "a string",
+    int: "a number",
+    float: "a number",
+    bool: "true or false",
+    type(None): "null",
+}
 # First bytes of JPEG, PNG, GIF, WebP, BMP and TIFF: a file without an extension may as well be a LICENSE.
 _STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 
 
 @dataclass(frozen=True)
 class FolderSource:
-    """A folder tree; the names of its images are their paths below it, with `/` between the parts."""
+    """A folder tree; the names of its images are their paths below it, with `/` between the parts.
+
+    `labelled`: whether class folders give labels. `annotated`: whether `x.json` beside `x.jpg` is read. The tree is
+    walked twice, first for its layout, then for the images, and only one folder's names are in memory at a time.
+    """
 
     folder: str
     labelled: bool
+    annotated: bool
 
-    def list_images(self) -> Contents:
+    def outline(self) -> Outline:
         """Splits are `train`, `val` (or `valid`, `validation`) and `test` where all images lie in folders so called.
 
         The class is the first folder below the split, in splits all of whose images lie in such folders.
@@ -34,93 +49,160 @@ class FolderSource:
             ValueError: no images; names the extensions looked for.
             OSError: a folder that cannot be read.
         """
-        sizes, others = _scan(self.folder)
-        if not sizes:
-            raise ValueError(_no_images(self.folder, others))
-        paths = sorted(sizes)
-        notes = [f"{others:,} files that are not images are left out"] if others else []
-        split_of = _split_of_folders(paths, notes)
-        by_split: dict[str, list[str]] = {}
-        for path in paths:
-            by_split.setdefault(split_of.get(path.split("/", 1)[0], "train"), []).append(path)
-        depth = 1 if split_of else 0
-        class_of: dict[str, str] = {}
-        for split, members in by_split.items() if self.labelled else ():
-            outside = [path for path in members if path.count("/") <= depth]
-            if not outside:
-                class_of.update((path, path.split("/")[depth]) for path in members)
-            elif len(outside) < len(members):
-                notes.append(
-                    f"{split}: {len(outside):,} images lie in no class folder, the first is {outside[0]}: "
-                    "the split is taken as unlabelled"
-                )
-        classes = sorted(set(class_of.values()))
-        number = {name: label for label, name in enumerate(classes)}
-        splits = {}
-        for split in sorted(by_split, key=_ORDER.index):
-            members = by_split[split]
-            labels = [number[class_of[path]] if path in class_of else NO_LABEL for path in members]
-            splits[split] = Listing(members, np.array(labels, np.int64), np.array([sizes[path] for path in members]))
-        description = f"folder of images {self.folder}"
-        return Contents(splits, tuple(classes) if classes else None, description, tuple(notes), {})
+        annotated = self.annotated and self._layout.has_sidecars
+        return Outline(None, f"folder of images {self.folder}", self._layout.notes, annotated=annotated)
+
+    def images(self) -> Iterator[Found]:
+        """Folder by folder, each in the order of its names; `place` is 1 where a sidecar file lies beside the image."""
+        layout = self._layout
+        for file in _walk(self.folder):
+            if not file.is_image:
+                continue
+            top, *inner = file.name.split("/")
+            split = layout.splits.get(top, "train")
+            folders = inner[:-1] if layout.splits else [top, *inner][:-1]
+            label = folders[0] if folders and split in layout.labelled else None
+            size = os.stat(os.path.join(self.folder, file.name)).st_size
+            yield Found(split, file.name, label, size, int(file.has_sidecar))
 
     def read(self, split: str, entry: Entry, limit: int | None = None) -> bytes:  # the name tells the split
         """The file's bytes."""
         with open(Path(self.folder, entry.name), "rb", buffering=0 if limit else -1) as file:
             return file.read(-1 if limit is None else limit)
 
+    def annotations(self, split: str, entry: Entry) -> dict[str, Any]:
+        """What the sidecar file holds.
 
+        Raises:
+            ValueError: anything but a JSON object.
+            OSError: it cannot be read.
+        """
+        if not self.annotated or not entry.place:
+            return {}
+        path = Path(self.folder, _stem(entry.name) + _SIDECAR)
+        try:
+            found = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+            problem = "" if isinstance(found, dict) else f"holds {_JSON_KINDS[type(found)]}"
+        except (ValueError, RecursionError) as error:
+            found, problem = {}, f"no JSON: {error}"
+        if problem:
+            raise ValueError(
+                f"{path}: {problem}; expected an object that describes {entry.name}, such as "
+                '{"caption": "a dog"}; mend the file, or leave all such files out with --metadata none'
+            )
+        return found
+
+    @cached_property
+    def _layout(self) -> "_Layout":
+        return _survey(self.folder, self.labelled)
+
+
+@cache
 def image_extensions() -> frozenset[str]:
-    """The extensions of files that Pillow reads as pictures: lower case, with the dot."""
+    """The extensions of files that are read as pictures: Pillow's, and NumPy's; lower case, with the dot."""
     from PIL import Image
 
     registered = Image.registered_extensions()
-    return frozenset(
-        extension for extension, kind in registered.items() if kind in Image.OPEN and kind not in _NOT_PICTURES
-    )
+    pictures = (name for name, kind in registered.items() if kind in Image.OPEN and kind not in _NOT_PICTURES)
+    return frozenset((*pictures, _ARRAYS))
 
 
-def _scan(folder: str) -> tuple[dict[str, int], int]:
-    """Bytes of each image by its name, and the number of other files."""
-    extensions = image_extensions()
-    sizes: dict[str, int] = {}
-    others = 0
-    for name, entry in _walk(folder, "", ()):
-        if _is_image(entry, extensions):
-            sizes[name] = entry.stat().st_size
-        else:
+class _Layout(NamedTuple):
+    """The split of each folder at the top, empty where those are no splits; which splits have class folders."""
+
+    splits: dict[str, str]
+    labelled: frozenset[str]
+    has_sidecars: bool
+    notes: tuple[str, ...]
+
+
+class _File(NamedTuple):
+    name: str
+    is_image: bool
+    has_sidecar: bool
+
+
+def _survey(folder: str, labelled: bool) -> _Layout:
+    # By folder at the top, and number of folders above the image: 0, 1, or 2 for more.
+    counts: Counter[tuple[str, int]] = Counter()
+    first: dict[tuple[str, int], str] = {}
+    others, has_sidecars = 0, False
+    for file in _walk(folder):
+        if not file.is_image:
             others += 1
-    return sizes, others
+            continue
+        has_sidecars |= file.has_sidecar
+        depth = file.name.count("/")
+        where = (file.name.split("/", 1)[0] if depth else "", min(depth, 2))
+        counts[where] += 1
+        first.setdefault(where, file.name)
+    if not counts:
+        raise ValueError(_no_images(folder, others))
+    notes = [f"{others:,} files that are not images are left out"] if others else []
+    splits = _split_of_folders({top for top, _ in counts}, notes)
+    images: Counter[str] = Counter()
+    outside: Counter[str] = Counter()
+    first_outside: dict[str, str] = {}
+    for (top, depth), count in counts.items():
+        split = splits.get(top, "train")
+        images[split] += count
+        if depth <= (1 if splits else 0):
+            outside[split] += count
+            first_outside.setdefault(split, first[top, depth])
+    for split in images if labelled else ():
+        if 0 < outside[split] < images[split]:
+            notes.append(
+                f"{split}: {outside[split]:,} images lie in no class folder, the first is {first_outside[split]}: "
+                "the split is taken as unlabelled"
+            )
+    with_classes = frozenset(split for split in images if labelled and not outside[split])
+    return _Layout(splits, with_classes, has_sidecars, tuple(notes))
 
 
-def _walk(folder: str, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, os.DirEntry[str]]]:
+def _walk(folder: str, prefix: str = "", above: tuple[tuple[int, int], ...] = ()) -> Iterator[_File]:
+    """All files but hidden ones and the sidecars of images."""
     # Linked folders are followed, unless they lead to one that we are in: that would never end.
     found = os.stat(folder)
     here = (found.st_dev, found.st_ino)
     if here in above:
         return
+    names, folders = [], set()  # and not the entries: a folder may hold millions
     with os.scandir(folder) as entries:
-        members = sorted(entries, key=lambda entry: entry.name)
-    for entry in members:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            yield from _walk(entry.path, f"{prefix}{entry.name}/", (*above, here))
-        elif entry.is_file():
-            yield prefix + entry.name, entry
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                folders.add(entry.name)
+            if entry.is_dir() or entry.is_file():
+                names.append(entry.name)
+    names.sort()
+    jsons = {_stem(name) for name in names if name.endswith(_SIDECAR) and name not in folders}
+    described = set()
+    if jsons:
+        files = (name for name in names if name not in folders and _stem(name) in jsons)
+        described = {_stem(name) for name in files if _is_image(os.path.join(folder, name))}
+    for name in names:
+        path = os.path.join(folder, name)
+        if name in folders:
+            yield from _walk(path, f"{prefix}{name}/", (*above, here))
+        elif not (name.endswith(_SIDECAR) and _stem(name) in described):
+            yield _File(prefix + name, _is_image(path), _stem(name) in described)
 
 
-def _is_image(entry: os.DirEntry[str], extensions: frozenset[str]) -> bool:
-    extension = os.path.splitext(entry.name)[1].lower()
+def _stem(name: str) -> str:
+    return os.path.splitext(name)[0]
+
+
+def _is_image(path: str) -> bool:
+    extension = os.path.splitext(path)[1].lower()
     if extension:
-        return extension in extensions
-    with open(entry.path, "rb", buffering=0) as file:
+        return extension in image_extensions()
+    with open(path, "rb", buffering=0) as file:
         return file.read(8).startswith(_STARTS)
 
 
-def _split_of_folders(paths: list[str], notes: list[str]) -> dict[str, str]:
-    """The split of each folder at the top; empty where the folders at the top are not splits."""
-    tops = {path.split("/", 1)[0] if "/" in path else "" for path in paths}
+def _split_of_folders(tops: set[str], notes: list[str]) -> dict[str, str]:
+    """The split of each folder at the top; empty where the folders at the top are not splits. "" is none of them."""
     known = {top: _SPLITS[top.lower()] for top in tops if top.lower() in _SPLITS}
     others = sorted(tops - set(known))
     if known and others:
@@ -139,3 +221,7 @@ def _no_images(folder: str, others: int) -> str:
         f"--source {folder}: no images in this folder or below it, but {others:,} other files; "
         f"looked for files that end in {looked_for}, or in nothing and begin like an image; hidden ones are left out"
     )
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"it has no {name}")

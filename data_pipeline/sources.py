@@ -1,68 +1,77 @@
-"""Where images come from. A source lists its images, split by split, and reads one of them.
+"""Where images come from. A source lists its images, one after another, and reads one of them.
 
 A source is a small frozen dataclass: worker processes are given it as it is, and open for themselves what it names.
 """
 
-import os
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
 
-from data_pipeline.config import DIGITS
+class MissingImageError(OSError):
+    """An image that the source names and does not have, such as a dead link: left out, and listed in quarantine."""
 
-_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-_HUB_NAME_LENGTH = 96
+
+class Found(NamedTuple):
+    """One image as its source lists it.
+
+    name: unique within the split, and independent of how the source's path is spelled. label: number or name of its
+    class, None without one. size: bytes of the image, or a guess where telling would need reading it. place, offset:
+    the source's own notes on where the image lies (row, number of a file, bytes into it).
+    """
+
+    split: str
+    name: str
+    label: int | str | None
+    size: int
+    place: int = 0
+    offset: int = 0
 
 
 class Entry(NamedTuple):
-    """One image of a split: its place in the listing, its name in the source, its class's number (-1 for none)."""
+    """One image of a split as the listing keeps it; `label` is its class's number, -1 for none."""
 
-    number: int
     name: str
     label: int
+    size: int
+    place: int = 0
+    offset: int = 0
 
 
 @dataclass(frozen=True)
-class Listing:
-    """The images of one split, in an order that depends on nothing but the source; `sizes` are bytes."""
+class Outline:
+    """What can be told of a source before its images are listed.
 
-    names: Sequence[str]
-    labels: NDArray[np.int64]
-    sizes: NDArray[np.int64]
+    `classes` are names by number, None where they follow from the labels found. `notes` are sentences for the user;
+    `versions` those of the libraries that read it. `annotated`: its images have annotations, or some of them.
+    """
 
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def entry(self, number: int) -> Entry:
-        """The image at that place."""
-        return Entry(number, self.names[number], int(self.labels[number]))
-
-
-@dataclass(frozen=True)
-class Contents:
-    """What a source holds. `notes` are sentences for the user; `versions` those of the libraries that read it."""
-
-    splits: dict[str, Listing]
     classes: tuple[str, ...] | None
     description: str
-    notes: tuple[str, ...]
-    versions: dict[str, str]
+    notes: tuple[str, ...] = ()
+    versions: tuple[tuple[str, str], ...] = ()
+    annotated: bool = False
 
 
 class Source(Protocol):
     """A place of images."""
 
-    def list_images(self) -> Contents:
-        """All images there are.
+    def outline(self) -> Outline:
+        """What is known at once.
 
         Raises:
-            ValueError: there are none, or they cannot be told apart from other things; says what to do.
+            ValueError: there are no images, or they cannot be told apart from other things; says what to do.
             OSError: a file or folder cannot be read.
+        """
+        ...
+
+    def images(self) -> Iterator[Found]:
+        """All images, in an order that depends on nothing but the source, in memory that does not grow with them.
+
+        A generator may return a tuple of sentences for the user, such as on what it passed over.
+
+        Raises:
+            ValueError, OSError: as above.
         """
         ...
 
@@ -70,56 +79,15 @@ class Source(Protocol):
         """The bytes of an image as they are stored, or no more than the first `limit` of them.
 
         Raises:
+            MissingImageError: the source only names it.
             OSError: a file that cannot be read.
         """
         ...
 
+    def annotations(self, split: str, entry: Entry) -> dict[str, Any]:
+        """What else the source knows of an image, for JSON: captions, boxes, several labels; empty for nothing.
 
-def open_source(
-    source: str, labels: str = "auto", image_column: str | None = None, label_column: str | None = None
-) -> Source:
-    """The source that a string names: `digits`, a path that exists, or the name of a dataset on the Hub.
-
-    Args:
-        source: as typed by the user; names in the source do not depend on how its path is spelled.
-        labels: "auto", or "none" to leave labels alone.
-        image_column: of a table, None for the first that holds images.
-        label_column: of a table, None for the first that holds class labels.
-
-    Raises:
-        ValueError: no such source, an empty one, or an option that does not fit its kind.
-    """
-    if source == DIGITS:
-        from data_pipeline.digits import DigitsSource
-
-        kind, opened = "the digits", DigitsSource(labels != "none")
-    elif os.path.exists(source) and _is_table(Path(source)):
-        from data_pipeline.table_source import load_local_table
-
-        return load_local_table(source, labels, image_column, label_column)
-    elif os.path.exists(source):
-        from data_pipeline.image_folder import FolderSource
-
-        kind, opened = "a folder of images", FolderSource(source, labels != "none")
-    elif _HUB_NAME.fullmatch(source) and len(source) <= _HUB_NAME_LENGTH:
-        from data_pipeline.table_source import load_hub_table
-
-        return load_hub_table(source, labels, image_column, label_column)
-    else:
-        raise ValueError(
-            f"--source {source}: no such file or folder (seen from {os.getcwd()}); expected {DIGITS}, a folder, "
-            "or the name of a dataset on the Hub, such as user/name"
-        )
-    for option, value in (("--image-column", image_column), ("--label-column", label_column)):
-        if value is not None:
-            raise ValueError(f"{option} {value}: --source {source} is {kind}, which has no columns: drop {option}")
-    return opened
-
-
-def _is_table(path: Path) -> bool:
-    from data_pipeline.table_source import holds_table
-
-    table = holds_table(path)
-    if path.is_file() and not table:
-        raise ValueError(f"--source {path}: a file, expected a folder, or a .parquet or .arrow file")
-    return table
+        Raises:
+            OSError: a file that cannot be read.
+        """
+        ...

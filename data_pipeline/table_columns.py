@@ -1,20 +1,19 @@
-"""The columns of a table: which hold images and labels, the names of the classes, the bytes of each image."""
+"""The columns of a table: which hold images and labels, what the others come to in JSON, the bytes of each image."""
 
+import datetime
+import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from data_pipeline.manifest import NO_LABEL
-
 if TYPE_CHECKING:
-    import datasets
+    import pyarrow
 
 _LABEL_NAMES = ("label", "cls")  # columns of plain integers are taken for labels under these names only
 _UNKNOWN_SIZE = 100_000  # bytes, of images that are not in the table but somewhere else; only shard counts depend on it
-_MOST_CLASSES = 1_000_000
+_BINARY = ("binary", "large_binary", "binary_view", "fixed_size_binary")
 
 
 def choose_image_column(place: str, features: Mapping[str, Any], asked: str | None) -> str:
@@ -37,18 +36,121 @@ def choose_image_column(place: str, features: Mapping[str, Any], asked: str | No
 
 
 def choose_label_column(place: str, features: Mapping[str, Any], asked: str | None) -> str | None:
-    """The column asked for, else the first of class labels, else none. Raises ValueError as above."""
-    import datasets
+    """The column asked for, else the first of class labels or of lists of them, else none. Raises ValueError as above.
 
-    kinds = {name: getattr(feature, "dtype", None) for name, feature in features.items()}
-    usable = [name for name, kind in kinds.items() if kind == "string" or (kind or "").startswith(("int", "uint"))]
+    Only a column that is asked for may hold strings, or lists of anything but class labels.
+    """
     if asked is not None:
-        if asked not in usable:
+        if asked not in features or not _is_label(element(features[asked]) or features[asked]):
             raise ValueError(f"{place}: --label-column {asked}: no such column of classes; {_describe(features)}")
         return asked
-    classes = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-    classes += [name for name in _LABEL_NAMES if name in usable and kinds[name] != "string"]
-    return classes[0] if classes else None
+    labels = [name for name, feature in features.items() if _has_names(feature)]
+    labels += [name for name, feature in features.items() if _has_names(element(feature))]
+    labels += [name for name in _LABEL_NAMES if name in features and _is_number(features[name])]
+    return labels[0] if labels else None
+
+
+def element(feature: Any) -> Any:
+    """Of a column of lists what the lists hold; None for any other."""
+    if isinstance(feature, list):  # as older versions of `datasets` write it
+        return feature[0]
+    return getattr(feature, "feature", None)
+
+
+def class_names(feature: Any) -> tuple[str, ...] | None:
+    """The names by number that a column of class labels, or of lists of them, comes with."""
+    names = getattr(element(feature) or feature, "names", None)
+    return None if names is None else tuple(names)
+
+
+def describing_columns(features: Mapping[str, Any], others: Iterable[str | None]) -> tuple[str, ...]:
+    """The columns that JSON can express, but for the `others`, which are the image's and the label's."""
+    return tuple(name for name, feature in features.items() if name not in others and not _is_media(feature))
+
+
+def expressed(feature: Any, value: Any) -> Any:
+    """A cell in JSON's terms: dates as in ISO 8601, classes by name, null for what is no number, and no bytes."""
+    inner = element(feature)
+    if type(feature).__name__ == "Json" and isinstance(value, str):
+        return expressed(None, json.loads(value))
+    if isinstance(value, Mapping):
+        # Up to its version 3 `datasets` describes a dict of lists as a list of dicts.
+        kinds = feature if isinstance(feature, Mapping) else inner if isinstance(inner, Mapping) else {}
+        columns = {key: [kind] if isinstance(inner, Mapping) else kind for key, kind in kinds.items()}
+        return {
+            str(key): expressed(columns.get(key), cell)
+            for key, cell in value.items()
+            if not _is_media(columns.get(key))
+        }
+    if isinstance(value, (list, tuple)):
+        return [expressed(inner, cell) for cell in value]
+    names = class_names(feature)
+    if names is not None and isinstance(value, int):
+        return names[value] if 0 <= value < len(names) else None
+    return _plain(value)
+
+
+def several_labels(feature: Any, value: list[Any] | None) -> dict[str, Any]:
+    """Of a cell of a column of lists: `labels`, and `label_names` where the column has names for its numbers."""
+    labels = [label for label in value or () if label is not None]
+    names = class_names(feature)
+    if names is None:
+        return {"labels": labels}
+    return {"labels": labels, "label_names": expressed(feature, labels)}
+
+
+def sizes(values: "pyarrow.Array") -> list[int]:
+    """Bytes of the image in each row; only paths are looked at outside the table."""
+    import pyarrow as pa
+
+    pc = _compute()
+    if not pa.types.is_struct(values.type):
+        return pc.fill_null(pc.binary_length(values), 0).to_pylist()
+    lengths = pc.binary_length(pc.struct_field(values, "bytes")).to_pylist()
+    has_paths = values.type.get_field_index("path") >= 0
+    for row in range(len(lengths)) if has_paths and None in lengths else ():
+        if lengths[row] is None:
+            path = pc.struct_field(values.slice(row, 1), "path")[0].as_py()
+            lengths[row] = os.stat(path).st_size if path and os.path.exists(path) else _UNKNOWN_SIZE
+    return [length or 0 for length in lengths]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, (datetime.date, datetime.time)):  # a datetime is a date
+        return value.isoformat()
+    if isinstance(value, datetime.timedelta):
+        return value.total_seconds()
+    if isinstance(value, Decimal):
+        return str(value)
+    return value
+
+
+def _is_media(feature: Any) -> bool:
+    """Whether it is bytes, or what `datasets` decodes from bytes: images, audio, video, documents; also lists of it."""
+    inner = element(feature)
+    if inner is not None:
+        return _is_media(inner)
+    if isinstance(feature, Mapping):
+        return all(_is_media(kind) for kind in feature.values())
+    return _is_bytes(feature) or (hasattr(feature, "decode_example") and type(feature).__name__ != "Json")
+
+
+def _is_bytes(feature: Any) -> bool:
+    return str(getattr(feature, "dtype", None)).startswith(_BINARY)
+
+
+def _is_number(feature: Any) -> bool:
+    return str(getattr(feature, "dtype", None)).startswith(("int", "uint"))
+
+
+def _has_names(feature: Any) -> bool:
+    return getattr(feature, "names", None) is not None
+
+
+def _is_label(feature: Any) -> bool:
+    return _is_number(feature) or getattr(feature, "dtype", None) in ("string", "large_string")
 
 
 def _describe(features: Mapping[str, Any]) -> str:
@@ -59,74 +161,6 @@ def _describe(features: Mapping[str, Any]) -> str:
         for name, feature in features.items()
     )
     return f"the columns are: {', '.join(kinds)}; choose with --image-column and --label-column"
-
-
-def class_names(tables: "list[datasets.Dataset]", column: str | None) -> tuple[str, ...] | None:
-    """Names by class number, from the table's description, from its strings, or the numbers themselves.
-
-    Raises ValueError for numbers too large to be classes.
-    """
-    pc = _compute()
-    if column is None:
-        return None
-    names = getattr(tables[0].features[column], "names", None)
-    if names is not None:
-        return tuple(names)
-    columns = [table.data.column(column) for table in tables]
-    if tables[0].features[column].dtype == "string":
-        return tuple(sorted({value for values in columns for value in pc.unique(values).to_pylist()} - {None}))
-    largest = max(pc.max(values).as_py() or 0 for values in columns)
-    if largest >= _MOST_CLASSES:
-        raise ValueError(f"column {column} goes up to {largest}: no class numbers; choose another with --label-column")
-    return tuple(str(number) for number in range(largest + 1))
-
-
-def label_numbers(
-    table: "datasets.Dataset", column: str | None, names: tuple[str, ...] | None, split: str
-) -> NDArray[np.int64]:
-    """The number of each row's class in `names`; NO_LABEL in all where there is no such column or no names."""
-    import pyarrow as pa
-
-    pc = _compute()
-
-    if column is None or names is None:
-        return np.full(len(table), NO_LABEL, np.int64)
-    values = table.data.column(column)
-    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-        values = pc.index_in(values, value_set=pa.array(names, values.type))
-    labels = pc.fill_null(pc.cast(values, pa.int64()), NO_LABEL).to_numpy()
-    wrong = labels[(labels < NO_LABEL) | (labels >= len(names))]
-    if len(wrong):
-        raise ValueError(f"split {split}: column {column} holds {wrong[0]}, expected 0 to {len(names) - 1}, or -1")
-    missing = np.flatnonzero(labels == NO_LABEL)
-    if 0 < len(missing) < len(labels):
-        raise ValueError(
-            f"split {split}: {len(missing):,} of {len(labels):,} rows have no label in column {column}, the first is "
-            f"row {missing[0]}; label all or none of a split, or leave them out with --labels none"
-        )
-    return labels
-
-
-def sizes(table: "datasets.Dataset", column: str) -> NDArray[np.int64]:
-    """Bytes of the image in each row; only paths are looked at outside the table."""
-    import pyarrow as pa
-
-    pc = _compute()
-
-    values = table.data.column(column)
-    if not pa.types.is_struct(values.type):
-        return pc.fill_null(pc.binary_length(values), 0).to_numpy().astype(np.int64)
-    lengths = pc.fill_null(pc.binary_length(pc.struct_field(values, "bytes")), -1).to_numpy().astype(np.int64)
-    if (lengths < 0).any() and values.type.get_field_index("path") >= 0:
-        paths = pc.struct_field(values, "path")
-        for row in np.flatnonzero(lengths < 0):
-            path = paths[int(row)].as_py()
-            lengths[row] = os.stat(path).st_size if path and os.path.exists(path) else _UNKNOWN_SIZE
-    return np.maximum(lengths, 0)
-
-
-def _is_bytes(feature: Any) -> bool:
-    return getattr(feature, "dtype", None) in ("binary", "large_binary")
 
 
 def _compute() -> Any:

@@ -4,134 +4,162 @@ The library keeps an Arrow copy in its cache; worker processes map those files, 
 """
 
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from data_pipeline.manifest import NO_LABEL
-from data_pipeline.sources import Contents, Entry, Listing
-from data_pipeline.table_columns import choose_image_column, choose_label_column, class_names, label_numbers, sizes
+from data_pipeline.config import ShardConfig
+from data_pipeline.location import MissingError, RemotePath, ShortError, locate, redact
+from data_pipeline.sources import Entry, Found, MissingImageError, Outline
+from data_pipeline.table_columns import (
+    choose_image_column,
+    choose_label_column,
+    class_names,
+    describing_columns,
+    element,
+    expressed,
+    several_labels,
+    sizes,
+)
 
 if TYPE_CHECKING:
     import datasets
+    import pyarrow
 
-_TABLES = {".parquet": "parquet", ".arrow": "arrow"}
-_ARCHIVES = (".tar", ".zip")
+TABLES = {".parquet": "parquet", ".arrow": "arrow"}
+"""Extensions of tables, and what `datasets` calls the formats."""
+
 _SAVED = ("dataset_dict.json", "state.json")  # of `save_to_disk`: of several splits, of one
+_ROWS_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
 class TableSource:
-    """Splits, each with its Arrow files in order, and the columns to read. Names are `split/row`."""
+    """Splits, each with its Arrow files in order, and the columns to read. Names are `split/row`, places are rows.
+
+    `described_by` are the columns that annotate an image; a `label_column` of lists does so, too.
+    """
 
     files: tuple[tuple[str, tuple[str, ...]], ...]
     image_column: str
     label_column: str | None
+    described_by: tuple[str, ...]
     description: str
 
-    def list_images(self) -> Contents:
-        """Every row is an image; sizes are taken from the table without reading images.
-
-        Raises:
-            ValueError: no rows, or labels that are no class numbers.
-        """
-        tables = {split: _open(files) for split, files in self.files}
-        splits, classes = {}, None
-        names = class_names(list(tables.values()), self.label_column)
-        for split, table in tables.items():
-            numbers = label_numbers(table, self.label_column, names, split)
-            if (numbers != NO_LABEL).any():
-                classes = names
-            names_of_rows = [f"{split}/{row}" for row in range(len(table))]
-            splits[split] = Listing(names_of_rows, numbers, sizes(table, self.image_column))
+    def outline(self) -> Outline:
+        """Names of the classes, where the table's description has them."""
         notes = [f"images from column {self.image_column}"]
         if self.label_column is not None:
-            notes[0] += f", labels from column {self.label_column}"
-        libraries = {name: version(name) for name in ("datasets", "pyarrow")}
-        return Contents(splits, classes, self.description, tuple(notes), libraries)
+            several = "several " if self._has_several else ""
+            notes[0] += f", {several}labels from column {self.label_column}"
+        if self.described_by:
+            notes.append(f"kept as JSON (but not with --metadata none): columns {', '.join(self.described_by)}")
+        classes = None if self.label_column is None or self._has_several else class_names(self._label)
+        libraries = tuple((name, version(name)) for name in ("datasets", "pyarrow"))
+        annotated = bool(self.described_by) or self._has_several
+        return Outline(classes, self.description, tuple(notes), libraries, annotated)
+
+    def images(self) -> Iterator[Found]:
+        """Every row is an image; sizes are taken from the table without reading images."""
+        single = self.label_column if self.label_column is not None and not self._has_several else None
+        columns = list(dict.fromkeys(name for name in (self.image_column, single) if name is not None))
+        for split, files in self.files:
+            table: pyarrow.Table = _open(files).data.table
+            row = 0
+            for batch in table.select(columns).to_reader(_ROWS_AT_ONCE):
+                labels = [None] * len(batch) if single is None else batch.column(single).to_pylist()
+                for size, label in zip(sizes(batch.column(self.image_column)), labels, strict=True):
+                    yield Found(split, f"{split}/{row}", label, size, row)
+                    row += 1
 
     def read(self, split: str, entry: Entry, limit: int | None = None) -> bytes:
-        """The bytes in the table, or those of the file that it names; none for an empty cell."""
-        row = _open(dict(self.files)[split])[entry.number]
-        value = row[self.image_column][0].as_py()
+        """The bytes in the table, or those of the file that it names; none for an empty cell.
+
+        Raises:
+            MissingImageError: there is no such file.
+            OSError: it cannot be read.
+        """
+        value = self._row(split, entry)[self.image_column][0].as_py()
         if isinstance(value, Mapping):
             path, value = value.get("path"), value["bytes"]
             if value is None and path:
                 return _read_path(path, limit)
         return (value or b"")[:limit]
 
+    def annotations(self, split: str, entry: Entry) -> dict[str, Any]:
+        """The other columns; and of several labels `labels`, and `label_names` where they have names."""
+        if not self.described_by and not self._has_several:
+            return {}
+        row, features = self._row(split, entry), _open(dict(self.files)[split]).features
+        found = {name: expressed(features[name], row[name][0].as_py()) for name in self.described_by}
+        if self._has_several:
+            found |= several_labels(self._label, row[self.label_column][0].as_py())
+        return found
 
-def holds_table(path: Path) -> bool:
-    """Whether a file is a table, or a folder holds tables or archives rather than loose images."""
-    from data_pipeline.image_folder import image_extensions
+    def _row(self, split: str, entry: Entry) -> Any:
+        return _open(dict(self.files)[split])[entry.place]
 
-    if path.is_file():
-        return path.suffix in _TABLES
-    if any((path / name).is_file() for name in _SAVED):
-        return True
-    suffixes = Counter(_suffixes(path))
-    images = sum(suffixes[extension] for extension in image_extensions())
-    tables = sum(suffixes[extension] for extension in _TABLES)
-    # A table's README may show a picture, and a tree of images come with a table of something else.
-    return tables > images or (images == 0 and any(suffixes[extension] for extension in _ARCHIVES))
+    @property
+    def _label(self) -> Any:
+        return None if self.label_column is None else _open(self.files[0][1]).features[self.label_column]
+
+    @property
+    def _has_several(self) -> bool:
+        return element(self._label) is not None
 
 
-def load_local_table(source: str, labels: str, image_column: str | None, label_column: str | None) -> TableSource:
+def is_saved(path: Path) -> bool:
+    """Whether `save_to_disk` wrote a folder."""
+    return any((path / name).is_file() for name in _SAVED)
+
+
+def load_local_table(config: ShardConfig) -> TableSource:
     """A parquet or arrow file, a folder of them, one that `save_to_disk` wrote, or any that `datasets` reads.
 
     Raises:
         ValueError: `datasets` cannot read it, or there is no such column.
     """
     datasets = _library()
-    path = Path(source)
+    path = Path(config.source)
     try:
-        if any((path / name).is_file() for name in _SAVED):
-            loaded = datasets.load_from_disk(source, keep_in_memory=False)
+        if is_saved(path):
+            loaded = datasets.load_from_disk(config.source, keep_in_memory=False)
         elif path.is_file():
-            loaded = datasets.load_dataset(_TABLES[path.suffix], data_files=str(path), keep_in_memory=False)
+            loaded = datasets.load_dataset(TABLES[path.suffix.lower()], data_files=str(path), keep_in_memory=False)
         else:
-            loaded = datasets.load_dataset(str(path.absolute()), keep_in_memory=False)
-    except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
-        raise ValueError(f"--source {source}: `datasets` cannot read it: {_one_line(error)}") from error
-    return _table_source(loaded, source, f"table {source}", _Columns(labels, image_column, label_column))
+            loaded = datasets.load_dataset(str(path.absolute()), config.config, keep_in_memory=False)
+    except _failures() as error:
+        _explain_configurations(config, str(path.absolute()), error)
+        raise ValueError(f"--source {config.source}: `datasets` cannot read it: {_one_line(error)}") from error
+    return _table_source(loaded, config, f"table {config.source}")
 
 
-def load_hub_table(source: str, labels: str, image_column: str | None, label_column: str | None) -> TableSource:
+def load_hub_table(config: ShardConfig) -> TableSource:
     """A dataset of the Hub, downloaded into the cache of `datasets`.
 
     Raises:
-        ValueError: it does not exist, cannot be had or read, or there is no such column.
+        ValueError: it does not exist, cannot be had or read, has several configurations of which none was chosen, or
+            there is no such column.
     """
-    from huggingface_hub.errors import HfHubHTTPError
-
     datasets = _library()
-    # A broken connection is no OSError but an error of the HTTP library, which changes with huggingface_hub's version.
-    broken: Any = HfHubHTTPError.__bases__
     try:
-        loaded = datasets.load_dataset(source, keep_in_memory=False)
-    except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError, *broken) as error:
+        loaded = datasets.load_dataset(config.source, config.config, revision=config.revision, keep_in_memory=False)
+    except _failures() as error:
+        _explain_configurations(config, config.source, error)
         raise ValueError(
-            f"--source {source}: no such file or folder here (seen from {os.getcwd()}), and not to be had from the "
-            f"Hub: {_one_line(error)}. Check the spelling; private and gated datasets need HF_TOKEN, a mirror "
+            f"--source {config.source}: no such file or folder here (seen from {os.getcwd()}), and not to be had from "
+            f"the Hub: {_one_line(error)}. Check the spelling; private and gated datasets need HF_TOKEN, a mirror "
             "HF_ENDPOINT"
         ) from error
-    return _table_source(loaded, source, f"Hub dataset {source}", _Columns(labels, image_column, label_column))
+    return _table_source(loaded, config, f"Hub dataset {config.source}")
 
 
-class _Columns(NamedTuple):
-    """What was asked for on the command line."""
-
-    labels: str
-    image: str | None
-    label: str | None
-
-
-def _table_source(loaded: Any, source: str, description: str, asked: _Columns) -> TableSource:
-    place = f"--source {source}"
+def _table_source(loaded: Any, config: ShardConfig, description: str) -> TableSource:
+    place = f"--source {config.source}"
     splits = dict(loaded) if isinstance(loaded, Mapping) else {str(loaded.split or "train"): loaded}
     splits = {str(split): table for split, table in splits.items() if len(table)}
     if not splits:
@@ -140,13 +168,32 @@ def _table_source(loaded: Any, source: str, description: str, asked: _Columns) -
     for split, table in splits.items():
         if table.features != features:
             raise ValueError(f"{place}: split {split} has other columns than {next(iter(splits))}: shard them apart")
-    images = choose_image_column(place, features, asked.image)
-    label = None if asked.labels == "none" else choose_label_column(place, features, asked.label)
-    files = tuple(
-        (split, tuple(file["filename"] for file in table.cache_files))
-        for split, table in sorted(splits.items(), key=_rank)
+    images = choose_image_column(place, features, config.image_column)
+    label = choose_label_column(place, features, config.label_column)
+    return TableSource(
+        files=tuple((name, tuple(file["filename"] for file in splits[name].cache_files)) for name in splits),
+        image_column=images,
+        label_column=None if config.labels == "none" else label,
+        described_by=() if config.metadata == "none" else describing_columns(features, (images, label)),
+        description=description,
     )
-    return TableSource(files, images, label, description)
+
+
+def _explain_configurations(config: ShardConfig, path: str, error: BaseException) -> None:
+    """Raises a ValueError that lists the configurations, if what went wrong is that none of them was chosen."""
+    datasets = _library()
+    if type(error) is not ValueError:  # whatever else it is, asking again would only take time
+        return
+    try:
+        names = datasets.get_dataset_config_names(path, revision=config.revision)
+    except _failures():
+        return
+    if config.config in names or (config.config is None and len(names) < 2):
+        return
+    problem = "it has several configurations" if config.config is None else f"it has no configuration {config.config}"
+    raise ValueError(
+        f"--source {config.source}: {problem}; choose one with --config NAME: {', '.join(names)}"
+    ) from error
 
 
 @cache
@@ -164,26 +211,27 @@ def _library() -> Any:
     return datasets
 
 
+def _failures() -> tuple[type[Exception], ...]:
+    """All that `datasets` lets out when it cannot load something."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # A broken connection is no OSError but an error of the HTTP library, which changes with huggingface_hub's version.
+    broken: Any = HfHubHTTPError.__bases__
+    return (_library().exceptions.DatasetsError, OSError, ValueError, RuntimeError, *broken)
+
+
 def _read_path(path: str, limit: int | None) -> bytes:
-    if "://" not in path:
-        with open(path, "rb") as file:
+    where = locate(path)
+    try:
+        if isinstance(where, RemotePath):
+            with suppress(ShortError):
+                return where.read_bytes() if limit is None else where.read_range(0, limit)
+            return where.read_bytes()
+        with open(where, "rb") as file:
             return file.read(-1 if limit is None else limit)
-    import fsspec
-
-    with fsspec.open(path, "rb") as file:
-        return file.read(-1 if limit is None else limit)  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def _suffixes(folder: Path) -> Iterator[str]:
-    for _, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (os.path.splitext(name)[1].lower() for name in names if not name.startswith("."))
-
-
-def _rank(item: tuple[str, Any]) -> tuple[int, str]:
-    order = ("train", "validation", "test")
-    return (order.index(item[0]) if item[0] in order else len(order), item[0])
+    except (FileNotFoundError, MissingError) as error:
+        raise MissingImageError(f"no such file: {where}") from error
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return redact(" ".join(str(error).split()).rstrip(".")) or type(error).__name__
