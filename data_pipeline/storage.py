@@ -1,95 +1,139 @@
-"""Bytes of shards: tars mapped into memory, each image verified by its checksum when read."""
+"""Bytes of shards, local or remote, each image verified by its checksum when read.
+
+Local tars are mapped into memory; remote ones are read by blocks (`blocks.py`) through a cache (`block_cache.py`).
+"""
 
 import mmap
 import os
-import resource
 import tarfile
 import time
-from collections import OrderedDict
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import xxhash
 
-from data_pipeline.manifest import DatasetError, Manifest, Shard, Split, open_index
+from data_pipeline.block_cache import BlockCache
+from data_pipeline.blocks import Recent, RemoteShards, most_open_shards
+from data_pipeline.location import RemotePath
+from data_pipeline.manifest import DatasetError, Manifest, Split, open_index
+from data_pipeline.order import Integers
+from data_pipeline.patience import PATIENCE, Patience
+from data_pipeline.withdrawn import read_names
 
 _RETRIES = 3
 
 
-class _OpenShard(NamedTuple):
-    index: np.ndarray
-    data: mmap.mmap
-    view: memoryview
-
-
 class ShardReader:
-    """Reads samples of one split by shard number and row. One for each process; never shared."""
+    """Reads samples of one split by shard number and row. One for each process; never shared; picklable before use.
 
-    def __init__(self, manifest: Manifest, split: Split) -> None:
+    Args:
+        manifest, split: of the dataset.
+        bounds: of the blocks that remote tars are read by, as `blocks.bounds_of` gives them; None for blocks of 8 MB.
+        cache: for blocks and indexes of remote tars; None keeps a few blocks in this process's memory.
+        singly: read remote samples one by one, where the blocks under way would not fit the cache.
+        patience: with the store of remote tars.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        split: Split,
+        bounds: Integers | None = None,
+        cache: BlockCache | None = None,
+        *,
+        singly: bool = False,
+        patience: Patience = PATIENCE,
+    ) -> None:
         self._manifest = manifest
         self._shards = split.shards
-        self._most_open = _most_open_shards()
-        self._open: OrderedDict[int, _OpenShard] = OrderedDict()
+        if isinstance(manifest.tars, RemotePath):
+            self._bytes = RemoteShards(manifest, split, bounds, cache=cache, singly=singly, patience=patience)
+        else:
+            self._bytes = _LocalShards(manifest, split, manifest.tars)
 
     def row(self, shard: int, row: int) -> np.void:
         """The index row of a sample."""
-        return self._get(shard).index[row]
+        return self._bytes.index(shard)[row]
 
-    def image(self, shard: int, row: int) -> tuple[memoryview, np.void]:
+    def image(self, shard: int, row: int, alone: bool = False) -> tuple[memoryview, np.void]:
         """An image's bytes, without a copy, and its index row.
+
+        `alone`: of a remote tar read no more than this image, unless its block is at hand: for the first samples of a
+        run, which are not to wait for whole blocks.
 
         Raises:
             DatasetError: bytes that are absent or differ from their checksum, after retries.
+            StoreError: a store that does not give them.
         """
-        opened = self._get(shard)
-        entry = opened.index[row]
+        entry = self._bytes.index(shard)[row]
         start, length, expected = int(entry["image_offset"]), int(entry["image_length"]), int(entry["image_hash"])
         found = 0
         for attempt in range(_RETRIES):
-            data = opened.view[start : start + length]
+            data = self._bytes.read(shard, row, start, start + length, alone)
             found = xxhash.xxh3_64_intdigest(data)
             if found == expected:
                 return data, entry
             time.sleep(0.01 * attempt)  # a network file system may serve a stale page once
+            self._bytes.forget(shard, row)
         described = self._shards[shard]
+        where = f" of {self._bytes.where(shard)}" if isinstance(self._bytes, RemoteShards) else ""
         raise DatasetError(
             f"shard {described.file}: sample {row}, bytes {start} to {start + length}, stage read: "
-            f"checksum {expected:016x} expected, found {found:016x} in {_RETRIES} reads; "
-            f"rewrite it with: {self._manifest.repair(described.file)}"
+            f"checksum {expected:016x} expected, found {found:016x} in {_RETRIES} reads{where}; "
+            + self._manifest.repair(described.file)
         )
 
     def name(self, shard: int, row: int) -> str:
         """A sample's key, as its tar member spells it without the extension."""
-        opened = self._get(shard)
-        start = int(opened.index[row]["offset"])
-        header = tarfile.TarInfo.frombuf(bytes(opened.view[start : start + 512]), "utf-8", "strict")
-        return header.name.split(".", 1)[0]
+        start = int(self._bytes.index(shard)[row]["offset"])
+        header = bytes(self._bytes.read(shard, row, start, start + 512, alone=True))
+        member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+        if not member.isreg():  # a long name, in tars of others: its header only announces it
+            return read_names(self._manifest, self._shards[shard])[row]
+        return member.name.split(".", 1)[0]
+
+
+class _OpenShard(NamedTuple):
+    index: np.ndarray
+    view: memoryview
+
+
+class _LocalShards:
+    """Tars in a folder, mapped."""
+
+    def __init__(self, manifest: Manifest, split: Split, tars: Path) -> None:
+        self._manifest, self._shards, self._tars = manifest, split.shards, tars
+        self._open: Recent[_OpenShard] = Recent(most_open_shards())
+
+    def index(self, shard: int) -> np.ndarray:
+        """A shard's index. Raises DatasetError."""
+        return self._get(shard).index
+
+    def read(self, shard: int, row: int, start: int, stop: int, alone: bool) -> memoryview:
+        """The bytes from `start` to `stop` of a tar, not verified; any row, alone or not. Raises DatasetError."""
+        return self._get(shard).view[start:stop]
+
+    def forget(self, shard: int, row: int) -> None:
+        """Nothing: the tar itself is mapped, not a copy of it."""
 
     def _get(self, number: int) -> _OpenShard:
         opened = self._open.get(number)
         if opened is None:
-            opened = self._open[number] = self._map(self._shards[number])
-            if len(self._open) > self._most_open:
-                self._open.popitem(last=False)  # unmapped when the last view of it is gone
-        else:
-            self._open.move_to_end(number)
+            opened = self._map(number)
+            self._open.put(number, opened)
         return opened
 
-    def _map(self, shard: Shard) -> _OpenShard:
-        path = self._manifest.folder / shard.file
-        repair = f"rewrite it with: {self._manifest.repair(shard.file)}"
+    def _map(self, number: int) -> _OpenShard:
+        shard = self._shards[number]
+        path = self._tars / shard.file
+        repair = self._manifest.repair(shard.file)
         if not path.is_file():
-            raise DatasetError(f"shard {shard.file}: missing from {self._manifest.folder}; {repair}")
+            raise DatasetError(f"shard {shard.file}: missing from {self._tars}; {repair}")
         index = open_index(self._manifest, shard)
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size != shard.bytes:
                 raise DatasetError(f"shard {shard.file}: manifest lists {shard.bytes} bytes, found {size}; {repair}")
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return _OpenShard(index, data, memoryview(data))
-
-
-def _most_open_shards() -> int:
-    """Each takes two file descriptors, and a process may have 256 (macOS) or 1,024 (Linux) of them."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return 1024 if soft == resource.RLIM_INFINITY else max(8, min(1024, soft // 4))
+        return _OpenShard(index, memoryview(data))
