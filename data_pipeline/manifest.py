@@ -4,25 +4,29 @@ The manifest is O(shards); what is O(samples) stays in the indexes, which are op
 """
 
 import hashlib
+import io
 import json
+import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipeline.location import RemotePath, locate
 from launch.atomic import write_json
 
 FORMAT = "sherd-dataset"
-VERSION = 1
+VERSION = 2
 MANIFEST = "manifest.json"
 NO_LABEL = -1
 
 # One row a sample. Offsets count from the start of the tar. Width and height are those after the EXIF orientation
 # (1-8, as in EXIF) has been applied. Checksums are XXH3-64 of the image's bytes and of all annotations' bytes in order.
+# `place` is the number in the sample's key, in tars of ours; in those of others that of the row.
 INDEX_DTYPE = np.dtype(
     [
         ("offset", "<u8"),
@@ -35,7 +39,7 @@ INDEX_DTYPE = np.dtype(
         ("width", "<u4"),
         ("height", "<u4"),
         ("orientation", "<u4"),
-        ("reserved", "<u4"),
+        ("place", "<u4"),
     ]
 )
 
@@ -46,7 +50,10 @@ class DatasetError(RuntimeError):
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar: file names relative to the dataset folder, sizes in bytes, SHA-256 in hex."""
+    """One tar: file names relative to the dataset folder, sizes in bytes, SHA-256 in hex.
+
+    `first`: the number from which its keys count, -1 in tars of others.
+    """
 
     file: str
     samples: int
@@ -54,18 +61,43 @@ class Shard:
     sha256: str
     index: str
     index_sha256: str
+    first: int = -1
+
+    @property
+    def names(self) -> str:
+        """The file that lists its samples' names in the source, one a line."""
+        return f"{self.index.removesuffix('.npy')}.txt"
 
 
 @dataclass(frozen=True)
 class Split:
-    """The shards of one split, in order, all with the same image extension."""
+    """The shards of one split, in order, all with the same image extension, channels and type of values.
+
+    `class_counts`: images by class number, empty without labels. `withdrawn`: sorted numbers of samples that take no
+    part any more, since `withdrawn.txt` lists their keys; the tars still hold them, and `samples` counts them.
+    """
 
     extension: str
     shards: tuple[Shard, ...]
+    channels: int = 3
+    dtype: str = "uint8"
+    class_counts: tuple[int, ...] = ()
+    withdrawn: tuple[int, ...] = ()
 
     @property
     def samples(self) -> int:
         return sum(shard.samples for shard in self.shards)
+
+    @property
+    def present(self) -> int:
+        """Samples that take part."""
+        return self.samples - len(self.withdrawn)
+
+    def members(self, most: int | None = None) -> NDArray[np.int64]:
+        """Numbers of the samples that take part, in order: all, or the first so many."""
+        count = self.samples if most is None else min(self.samples, most + len(self.withdrawn))
+        numbers = np.arange(count, dtype=np.int64)
+        return numbers[~np.isin(numbers, self.withdrawn)][:most]
 
     @property
     def bytes(self) -> int:
@@ -73,9 +105,10 @@ class Split:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the shards' hashes: two splits with the same fingerprint hold the same bytes in the same order."""
-        lines = "".join(f"{shard.sha256} {shard.samples}\n" for shard in self.shards)
-        return hashlib.sha256(lines.encode()).hexdigest()
+        """Hash of the shards' hashes: two splits with the same fingerprint show the same bytes in the same order."""
+        lines = [f"{shard.sha256} {shard.samples}\n" for shard in self.shards]
+        lines += [f"withdrawn {number}\n" for number in self.withdrawn]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -93,13 +126,22 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A dataset folder's description. `made` records source, options and library versions."""
+    """A dataset folder's description. `made` records source, options and library versions.
 
-    folder: Path
+    `tars_at`: folder or URL of the tars, where they are not in this one.
+    """
+
+    folder: Path | RemotePath
     classes: tuple[str, ...] | None
     statistics: Statistics
     made: dict[str, Any]
     splits: dict[str, Split]
+    tars_at: str | None = None
+
+    @property
+    def tars(self) -> Path | RemotePath:
+        """Where the tars lie."""
+        return self.folder if self.tars_at is None else locate(self.tars_at)
 
     def split(self, name: str) -> Split:
         """The split of that name. Raises ValueError listing those there are."""
@@ -108,18 +150,23 @@ class Manifest:
         return self.splits[name]
 
     def repair(self, shard: str) -> str:
-        """The command that writes one shard again."""
-        where = f"--out {shlex.quote(str(self.folder))} --only {shlex.quote(shard)}"
-        return f"python data_pipeline/shard.py {self.made['command']} {where}"
+        """What to do about a shard that is not as it should be, with the command; of tars of others, about them all."""
+        command = f"python data_pipeline/shard.py {self.made['command']}"
+        if self.made.get("options", {}).get("index-only"):
+            return f"bring the tar back, or index them anew with: {command} --out {shlex.quote(f'{self.folder}-anew')}"
+        return f"rewrite it with: {command} --out {shlex.quote(str(self.folder))} --only {shlex.quote(shard)}"
 
     def to_json(self) -> dict[str, Any]:
         """What `manifest.json` holds."""
         splits = {
             name: {
-                "fingerprint": split.fingerprint,
+                "fingerprint": replace(split, withdrawn=()).fingerprint,
                 "samples": split.samples,
                 "bytes": split.bytes,
                 "extension": split.extension,
+                "channels": split.channels,
+                "dtype": split.dtype,
+                "class_counts": list(split.class_counts),
                 "shards": [asdict(shard) for shard in split.shards],
             }
             for name, split in self.splits.items()
@@ -127,77 +174,114 @@ class Manifest:
         fields = {"image": sorted({split.extension for split in self.splits.values()})}
         if self.classes is not None:
             fields["label"] = ["cls"]
-        return {
+        if self.made.get("annotated"):
+            fields["annotations"] = ["json"]
+        content = {
             "format": FORMAT,
             "version": VERSION,
             "fields": fields,
             "classes": self.classes,
+            "tars": self.tars_at,
             "statistics": asdict(self.statistics),
             "made": self.made,
             "splits": splits,
         }
+        return content | {"checksum": _checksum(content)}
 
 
-def read_manifest(folder: str | Path) -> Manifest:
-    """Read and check `folder/manifest.json`.
+def read_manifest(folder: str | Path, withdraw: bool = True) -> Manifest:
+    """Read and check `manifest.json` of a folder or URL; `withdraw`: and its `withdrawn.txt`, if there is one.
 
     Raises:
         FileNotFoundError: no manifest there.
-        ValueError: not a sherd manifest, a newer version, a missing entry, or shards that were edited by hand.
+        ValueError: not a sherd manifest, another version, a missing entry, shards that were edited by hand, or a
+            withdrawn key that no sample has.
+        StoreError: a store that does not answer.
     """
-    folder = Path(folder)
-    path = folder / MANIFEST
+    where = locate(folder)
+    path = where / MANIFEST
     if not path.is_file():
         raise FileNotFoundError(
-            f"{folder}: no {MANIFEST}, so this is not a dataset folder; "
-            f"make one with: python data_pipeline/shard.py --source IMAGES --out {folder}"
+            f"{where}: no {MANIFEST}, so this is not a dataset folder; "
+            f"make one with: python data_pipeline/shard.py --source IMAGES --out {where}"
         )
     try:
         content = json.loads(path.read_text())
+        checksum = content.pop("checksum", None)
+        if checksum is not None and checksum != _checksum(content):
+            raise ValueError(
+                f"{path}: it is not what its checksum says: copy it again if it was damaged; if you changed it on "
+                'purpose, take its line "checksum" out'
+            )
         if content["format"] != FORMAT:
             raise ValueError(f"{path}: format is {content['format']!r}, expected {FORMAT!r}")
-        if content["version"] > VERSION:
-            raise ValueError(f"{path}: version {content['version']} is newer than {VERSION}, which this sherd reads")
-        splits = {
-            name: Split(split["extension"], tuple(Shard(**shard) for shard in split["shards"]))
-            for name, split in content["splits"].items()
-        }
+        if content["version"] != VERSION:
+            age = "newer" if content["version"] > VERSION else "older"
+            raise ValueError(
+                f"{path}: version {content['version']} is {age} than {VERSION}, which this sherd reads and writes: "
+                "write the dataset again, or use the sherd that wrote it"
+            )
+        splits = {name: _split(split) for name, split in content["splits"].items()}
         classes = None if content["classes"] is None else tuple(content["classes"])
         statistics = {name: tuple(value) for name, value in content["statistics"].items()}
-        manifest = Manifest(folder, classes, Statistics(**statistics), content["made"], splits)
         recorded = {name: split["fingerprint"] for name, split in content["splits"].items()}
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        manifest = Manifest(where, classes, Statistics(**statistics), content["made"], splits, content["tars"])
+    except (json.JSONDecodeError, UnicodeDecodeError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: not a readable manifest ({error!r}); write the dataset again") from error
     for name, split in splits.items():
         if recorded[name] != split.fingerprint:
             raise ValueError(f"{path}: split {name!r}: the fingerprint does not match its shards: edited by hand?")
-    return manifest
+    from data_pipeline.withdrawn import without_withdrawn
+
+    return without_withdrawn(manifest) if withdraw else manifest
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _split(content: dict[str, Any]) -> Split:
+    return Split(
+        content["extension"],
+        tuple(Shard(**shard) for shard in content["shards"]),
+        content["channels"],
+        content["dtype"],
+        tuple(content["class_counts"]),
+    )
 
 
 def write_manifest(manifest: Manifest) -> None:
-    """Write `manifest.json` into the dataset folder: all of it or, on an OSError, nothing."""
+    """Write `manifest.json` into the local dataset folder: all of it or, on an OSError, nothing."""
+    assert isinstance(manifest.folder, Path)
     write_json(manifest.folder / MANIFEST, manifest.to_json())
 
 
 def open_index(manifest: Manifest, shard: Shard) -> np.ndarray:
-    """Map a shard's index (dtype `INDEX_DTYPE`, one row a sample), verified by its hash.
+    """A shard's index (dtype `INDEX_DTYPE`, one row a sample), verified by its hash; mapped where it is a local file.
 
     Raises:
         DatasetError: the index is absent or differs from the manifest.
+        StoreError: a store that does not answer.
     """
     path = manifest.folder / shard.index
-    repair = f"rewrite it with: {manifest.repair(shard.file)}"
+    repair = manifest.repair(shard.file)
     if not path.is_file():
         raise DatasetError(f"index {shard.index}: missing from {manifest.folder}; {repair}")
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    data = path.read_bytes()
+    found = hashlib.sha256(data).hexdigest()
     if found != shard.index_sha256:
         raise DatasetError(
             f"index {shard.index}: manifest lists sha256 {shard.index_sha256[:12]}, found {found[:12]}; {repair}"
         )
-    index = np.load(path, mmap_mode="r")
+    index = np.load(path, mmap_mode="r") if isinstance(path, Path) else np.load(io.BytesIO(data), allow_pickle=False)
     assert index.dtype == INDEX_DTYPE
     assert len(index) == shard.samples
     return index
+
+
+def key_prefix(split: str) -> str:
+    """What file names and keys of a split begin with: its name, without dots, which end a key in a WebDataset."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", split)
 
 
 def sample_starts(split: Split) -> NDArray[np.int64]:

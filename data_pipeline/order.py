@@ -84,6 +84,7 @@ class Order:
         plan: lanes, block size and views (weights are for `Mixture`).
         seed: of the run.
         members: sorted numbers of the samples that take part; None for all.
+        withdrawn: sorted numbers of samples that take no part in any case; memory grows with these alone.
     """
 
     def __init__(
@@ -95,15 +96,22 @@ class Order:
         plan: Plan,
         seed: int,
         members: Integers | None = None,
+        withdrawn: Sequence[int] = (),
     ) -> None:
         self._plan = plan
         self._key = key(seed, int(fingerprint[:16], 16))
-        self._members = members
+        left_out = np.asarray(withdrawn, np.int64)
         bounds = block_bounds(np.asarray(shard_samples, np.int64), np.asarray(shard_bytes, np.int64), plan)
         if members is not None:
             if len(members) and not (np.all(np.diff(members) > 0) and members[0] >= 0 and members[-1] < bounds[-1]):
                 raise ValueError(f"subset: expected increasing sample numbers from 0 to {bounds[-1] - 1}")
+            members = np.setdiff1d(members, left_out, assume_unique=True)
             bounds = np.searchsorted(members, bounds)
+        else:
+            bounds = bounds - np.searchsorted(left_out, bounds)
+        self._members = members
+        # The number of a sample among those that take part, and that of it among all, differ by the withdrawn before.
+        self._left_out = left_out - np.arange(len(left_out))
         self._bounds = bounds
         self.samples = int(bounds[-1])
         if self.samples == 0:
@@ -163,7 +171,9 @@ class Order:
             one = members[0]
             order = self._piece(epoch, int(piece_start[one]), int(piece_end[one]))
             chosen[members] += order[line[members] - piece_start[one]]
-        return chosen if self._members is None else self._members[chosen]
+        if self._members is not None:
+            return self._members[chosen]
+        return chosen + np.searchsorted(self._left_out, chosen, side="right")
 
     def _epoch(self, epoch: int) -> _Epoch:
         """The epoch's line of blocks. Two are kept, because a batch may lie across a border."""

@@ -9,14 +9,17 @@ from data_pipeline.randomness import Purpose, hash_array, key
 
 
 def read_labels(manifest: Manifest, split: str) -> NDArray[np.int64]:
-    """The label of every sample of a split, in order, -1 where there is none.
+    """The label of every sample of a split, in order, -1 where there is none and where the sample is withdrawn.
 
     Raises:
         DatasetError: an index is absent or altered.
     """
-    return np.concatenate(
-        [np.asarray(open_index(manifest, shard)["label"]) for shard in manifest.split(split).shards]
-    ).astype(np.int64)
+    described = manifest.split(split)
+    labels = np.concatenate(
+        [np.asarray(open_index(manifest, shard)["label"]) for shard in described.shards], dtype=np.int64
+    )
+    labels[list(described.withdrawn)] = NO_LABEL
+    return labels
 
 
 def labelled_samples(manifest: Manifest, split: str, per_class: int | None, seed: int) -> tuple[Integers | None, str]:

@@ -55,7 +55,7 @@ def how_it_was_made(run: FinishedRun) -> list[Row]:
     """Recipe, data, length and seed of the training."""
     config, manifest = run.config, run.manifest
     split = manifest.split(config.split)
-    images = split.samples
+    images = split.present
     if isinstance(config, ClassifyConfig):
         method, started_from = "fine-tuned as a classifier", config.init
         labels = "all" if config.labels is None else f"{config.labels:,} images a class, chosen by the seed"
@@ -104,8 +104,8 @@ def results(run: FinishedRun) -> Results | None:
     if not neighbours or not isinstance(run.config, MaeConfig):
         return None
     config, knn = run.config, run.config.knn
-    most = min(knn.most_held_out, run.manifest.split(config.held_out).samples)
-    train = min(knn.most_train, run.manifest.split(config.split).samples)
+    most = min(knn.most_held_out, run.manifest.split(config.held_out).present)
+    train = min(knn.most_train, run.manifest.split(config.split).present)
     images = (
         f"{most:,} images of {name}, split {plain(config.held_out)}, each once, compared by the mean of their patch "
         f"tokens with {train:,} training images"

@@ -140,7 +140,7 @@ class Comparison:
     def _images(self, labels: int | None) -> int:
         config = RECIPES[self.config.recipe].config
         members, _ = labelled_samples(self.manifest, config.split, labels, seed=0)
-        return self.manifest.split(config.split).samples if members is None else len(members)
+        return self.manifest.split(config.split).present if members is None else len(members)
 
     def _pixels(self, labels: int | None, seed: int) -> float | None:
         config = RECIPES[self.config.recipe].config

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from timm.models.vision_transformer import VisionTransformer
@@ -112,7 +111,7 @@ def labelled(manifest: Manifest, split: str, option: str) -> Integers:
         )
     members, _ = labelled_samples(manifest, split, None, seed=0)
     if members is None:
-        return np.arange(manifest.split(split).samples)
+        return manifest.split(split).members()
     if len(members) == 0:
         raise ValueError(f"{option} {split}: no image of {manifest.folder} [{split}] has a label; name another split")
     return members

@@ -1,6 +1,5 @@
 """The baseline that learns nothing: the class of the nearest training image, pixel by pixel."""
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,8 +24,8 @@ def pixel_neighbour_accuracy(
     """
     shown = (min(size[0], _LARGEST_SIDE), min(size[1], _LARGEST_SIDE))
     if members is None:
-        members = np.arange(manifest.split(train).samples)
-    queries = np.arange(manifest.split(held_out).samples)
+        members = manifest.split(train).members()
+    queries = manifest.split(held_out).members()
     if max(len(members), len(queries)) > _MOST_IMAGES:
         return None
     known, labels = _pixels(manifest, train, members, shown)

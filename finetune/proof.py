@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors.torch import load_file, save_file
@@ -119,7 +118,7 @@ def gather_inputs(part: Part, view: View, normalization: Normalization, most: in
         ValueError: none of them decodes.
     """
     split = part.manifest.split(part.split)
-    samples = np.arange(min(most, split.samples))
+    samples = split.members(most)
     (chunk,) = chunks(part, view, len(samples), samples=samples)
     valid = chunk.valid.numpy()
     if not valid.any():

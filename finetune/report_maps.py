@@ -95,7 +95,7 @@ def _held_out_images(folder: Folder, found: ModelFolder, count: int) -> _Shown:
     manifest = read_manifest(data)
     held_out, split = (str(folder.config.get(name, name)) for name in ("held_out", "split"))
     split = held_out if held_out in manifest.splits else split
-    samples = np.arange(min(count, manifest.split(split).samples))
+    samples = manifest.split(split).members(count)
     crop = number(folder.config.get("evaluation_crop", 1.0))
     chunk = next(
         chunks(Part(manifest, split), CenterCrop(found.encoder.image_size, crop), len(samples), samples=samples)

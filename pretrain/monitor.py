@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,7 +47,7 @@ class Monitor:
         """figures/reconstruction-epoch-*.png: the same images under the same masks every time."""
         config, run = self.config, self.session.run
         split = config.held_out if config.held_out in self.manifest.splits else config.split
-        samples = np.arange(min(_SHOWN, self.manifest.split(split).samples))
+        samples = self.manifest.split(split).members(_SHOWN)
         chunk = next(chunks(Part(self.manifest, split), self._view, len(samples), samples=samples))
         reconstruction_panel(
             run.figures / f"reconstruction-epoch-{epoch:07.1f}.png",
@@ -83,7 +82,7 @@ class Monitor:
             with world.accelerator.autocast():
                 return self.model.features(self.normalization.normalize(images)).mean
 
-        samples = np.arange(min(most, self.manifest.split(split).samples))
+        samples = self.manifest.split(split).members(most)
         with torch.no_grad():
             return extract(
                 features, Part(self.manifest, split), self._view, world, samples=samples, workers=self.workers
