@@ -1,10 +1,10 @@
-"""Views: which part of an image is shown, at what size, mirrored or not. Drawn before anything is decoded."""
+"""Views: which parts of an image are shown, at what size, mirrored or not. Drawn before anything is decoded."""
 
 import math
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from data_pipeline.decode import Pixels
+from data_pipeline.arrays import Pixels
 from data_pipeline.rand_augment import RandAugment
 from data_pipeline.randomness import Draws
 
@@ -31,7 +31,9 @@ class View(Protocol):
         ...
 
     def finish(self, draws: Draws, pixels: Pixels) -> Pixels:
-        """What is done to the pixels of the crop, of this view's size; `draws` go on after the crop's."""
+        """What is done to the pixels of the crop, of this view's size, which may be read-only; returns as many of the
+        same type. `draws` go on after the crop's.
+        """
         ...
 
 
@@ -86,3 +88,49 @@ class CenterCrop:
     def finish(self, draws: Draws, pixels: Pixels) -> Pixels:
         """Nothing."""
         return pixels
+
+
+@dataclass(frozen=True)
+class MultiView:
+    """Several views of every sample, which is read and decoded once: groups of a view and how many are drawn of it.
+
+    Local and global crops: `MultiView(((RandomResizedCrop((224, 224)), 2), (RandomResizedCrop((96, 96)), 8)))`.
+
+    Raises:
+        ValueError: no group, or one without copies.
+        TypeError: something that is no view; groups are not put into groups.
+    """
+
+    groups: tuple[tuple[View, int], ...]
+
+    def __post_init__(self) -> None:
+        if not self.groups:
+            raise ValueError("MultiView: no groups; expected at least one of (view, how many)")
+        for view, copies in self.groups:
+            if not isinstance(view, View):
+                raise TypeError(f"MultiView: {view!r} is no view; expected one such as RandomResizedCrop((224, 224))")
+            if copies < 1:
+                raise ValueError(f"MultiView: {copies} copies of {view}; expected at least 1, or leave it out")
+
+
+Views = View | MultiView
+"""What a stream shows of a sample: one view, or groups of several."""
+
+
+def groups_of(views: Views) -> tuple[tuple[View, int], ...]:
+    """Each view with the number of its copies; a single view is one group of one."""
+    return views.groups if isinstance(views, MultiView) else ((views, 1),)
+
+
+def check_policies(views: Views, channels: int, dtype: str) -> None:
+    """Refuse policies on pixels that they cannot change.
+
+    Raises:
+        ValueError: a `RandAugment` on anything but three channels of uint8.
+    """
+    for view, _ in groups_of(views):
+        if isinstance(view, RandomResizedCrop) and view.policy is not None and (channels, dtype) != (3, "uint8"):
+            raise ValueError(
+                f"policy {view.policy.policy}: RandAugment changes 3 channels of uint8 only, and these images have "
+                f"{channels} of {dtype}; leave the policy out"
+            )

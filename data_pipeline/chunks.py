@@ -14,6 +14,7 @@ from torch import Tensor
 from data_pipeline.augment import View
 from data_pipeline.manifest import sample_starts
 from data_pipeline.order import Integers, Located
+from data_pipeline.reading import Reading
 from data_pipeline.rows import Part, rows_of
 from data_pipeline.workers import open_pool, run_ahead
 
@@ -22,8 +23,8 @@ from data_pipeline.workers import open_pool, run_ahead
 class Chunk:
     """b rows, of which those that `valid` marks hold samples; the others are zeros with label -1.
 
-    images: uint8, (b, height, width, 3). labels, samples: int64, (b,). valid: bool, (b,): False for padding and for
-    samples that do not decode.
+    images: (b, height, width, channels), of the split's type. labels, samples: int64, (b,). valid: bool, (b,): False
+    for padding and for samples that do not decode.
     """
 
     number: int
@@ -43,10 +44,14 @@ def chunks(
     world: int = 1,
     workers: int = 0,
 ) -> Iterator[Chunk]:
-    """This rank's chunks of `size` rows of a split, or of some of its samples, in order."""
+    """This rank's chunks of `size` rows of a split, or of some of its samples, in order; without the withdrawn ones.
+
+    Raises:
+        DatasetError: as `RowFiller.fill`. OSError: a store or a disk that does not answer.
+    """
     split = part.manifest.split(part.split)
     starts = sample_starts(split)
-    chosen = np.arange(split.samples, dtype=np.int64) if samples is None else samples
+    chosen = split.members() if samples is None else samples
 
     def jobs() -> Iterator[tuple[np.ndarray, tuple[int, Integers]]]:
         for number in range(rank, -(-len(chosen) // size), world):
@@ -54,21 +59,25 @@ def chunks(
             zeros = np.zeros_like(members)
             yield rows_of([starts], Located(zeros, members, zeros, zeros)), (number, members)
 
-    pool = open_pool([part], view, seed=0, rows=size, workers=workers, prefetch=2)
+    reading = Reading([part], None, world)
+    pool = open_pool([part], view, 0, reading.access, rows=size, workers=workers, prefetch=2)
     try:
-        for (number, members), images, labels, report in run_ahead(pool, jobs(), pin_memory=False):
+        for (number, members), (views,), labels, report in run_ahead(pool, reading.ahead(jobs()), pin_memory=False):
             valid = torch.zeros(size, dtype=torch.bool)
             valid[: len(members)] = True
             for substitution in report.substitutions:
                 valid[: len(members)] &= torch.from_numpy(members != substitution.sample)
             padding = size - len(members)
+            images = views[:, 0]  # (b, 1, h, w, c) -> (b, h, w, c)
+            shown = torch.cat([images, images.new_zeros(padding, *images.shape[1:])])
             numbers = torch.from_numpy(np.pad(members, (0, padding), constant_values=-1))
             yield Chunk(
                 number,
-                torch.cat([images, images.new_zeros(padding, *images.shape[1:])]) * valid[:, None, None, None],
+                shown.where(valid[:, None, None, None], 0),
                 torch.cat([labels, labels.new_full((padding,), -1)]).where(valid, -1),
                 numbers,
                 valid,
             )
     finally:
         pool.close()
+        reading.close()

@@ -2,21 +2,24 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.augment import View
-from data_pipeline.decode import DecodeError, Pixels, sniff
+from data_pipeline.arrays import DecodeError, Pixels
+from data_pipeline.augment import Views, check_policies, groups_of
+from data_pipeline.decode import sniff
 from data_pipeline.manifest import DatasetError, Manifest, locate_sample
 from data_pipeline.order import Located
 from data_pipeline.randomness import Draws, Purpose
-from data_pipeline.storage import ShardReader
-from data_pipeline.view_pixels import decode_view
+from data_pipeline.reading import Access
+from data_pipeline.ring import DECODE, READ, STAGES, START, WAIT, Doing, Layout, Note
+from data_pipeline.view_pixels import decode_views
 
-# What a worker must know of a row of a batch.
+# What a worker must know of a row of a batch; `alone`: rather read just this sample than wait for its block.
 ROW_DTYPE = np.dtype(
     [
         ("row", "<i8"),
@@ -26,13 +29,14 @@ ROW_DTYPE = np.dtype(
         ("sample", "<i8"),
         ("epoch", "<i8"),
         ("view", "<i8"),
+        ("alone", "<i8"),
     ]
 )
 
 
 def rows_of(starts: Sequence[NDArray[np.int64]], located: Located) -> np.ndarray:
     """Rows (dtype `ROW_DTYPE`) for located samples; `starts` as `sample_starts` gives them, for each dataset."""
-    rows = np.empty(len(located.sample), ROW_DTYPE)
+    rows = np.zeros(len(located.sample), ROW_DTYPE)
     rows["row"] = np.arange(len(rows))
     rows["dataset"], rows["sample"], rows["epoch"], rows["view"] = located
     for dataset, shard_starts in enumerate(starts):
@@ -74,59 +78,135 @@ class FillReport:
             setattr(self, name, getattr(self, name) + value)
 
 
-class RowFiller:
-    """Fills rows of uint8 images (rows, height, width, 3) and int64 labels (rows,). One for each process."""
+def layout_of(parts: Sequence[Part], views: Views, rows: int) -> Layout:
+    """What a slot for batches of `rows` samples of these parts holds.
 
-    def __init__(self, parts: Sequence[Part], view: View, seed: int) -> None:
-        self._readers = [ShardReader(part.manifest, part.manifest.split(part.split)) for part in parts]
+    Raises:
+        ValueError: parts whose pixels differ in channels or type, or a policy that cannot change such pixels.
+    """
+    splits = [part.manifest.split(part.split) for part in parts]
+    first = splits[0]
+    for part, split in zip(parts, splits, strict=True):
+        if (split.channels, split.dtype) != (first.channels, first.dtype):
+            raise ValueError(
+                f"{_named(parts[0])} has {first.channels} channels of {first.dtype}, {_named(part)} has "
+                f"{split.channels} of {split.dtype}: the parts of a mixture must agree; write one of them again"
+            )
+    check_policies(views, first.channels, first.dtype)
+    groups = tuple((copies, *view.size) for view, copies in groups_of(views))
+    return Layout(rows, groups, first.channels, first.dtype)
+
+
+def _named(part: Part) -> str:
+    return f"{part.manifest.folder} [{part.split}]"
+
+
+def describe(parts: Sequence[Part], doing: Doing) -> str:
+    """What a worker is busy with, for messages."""
+    if doing.stage == START:
+        return "starting"
+    if doing.stage == WAIT:
+        return "taking up what was asked of it"
+    part = parts[doing.dataset]
+    shard = f"shard {part.manifest.split(part.split).shards[doing.shard].file}"
+    where = f"{shard} of {part.manifest.folder}" if len(parts) > 1 else shard
+    return f"with sample {doing.index} of {where}, stage {STAGES[doing.stage]}"
+
+
+class RowFiller:
+    """Fills rows of a slot of the ring. One for each process."""
+
+    def __init__(self, parts: Sequence[Part], views: Views, seed: int, access: Access) -> None:
+        self._readers = access.readers(parts)
         self._splits = [part.manifest.split(part.split) for part in parts]
         self._keys = [int(split.fingerprint[:16], 16) for split in self._splits]
-        self._view = view
+        self._channels, self._dtype = self._splits[0].channels, np.dtype(self._splits[0].dtype)
+        self._withdrawn = [frozenset(split.withdrawn) for split in self._splits]
+        groups = groups_of(views)
+        self._views = [view for view, copies in groups for _ in range(copies)]
+        self._places = [(group, copy) for group, (_, copies) in enumerate(groups) for copy in range(copies)]
         self._seed = seed
 
-    def fill(self, rows: np.ndarray, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> FillReport:
+    def fill(
+        self, rows: np.ndarray, views: Sequence[NDArray[Any]], labels: NDArray[np.int64], note: Note
+    ) -> FillReport:
         """Write the samples that `rows` (dtype `ROW_DTYPE`) name.
+
+        Args:
+            rows: which samples, and in which row each is shown.
+            views: for each group of views (rows, copies, height, width, channels).
+            labels: (rows,).
+            note: is told what each sample's next stage is, before it begins.
 
         Raises:
             DatasetError: bytes are absent or altered, or no sample of a shard decodes.
+            OSError: a store or a disk that does not answer.
         """
         report = FillReport(rows=len(rows))
-        for row, dataset, shard, index, sample, epoch, view in rows.tolist():
+        for row, dataset, shard, index, sample, epoch, view, alone in rows.tolist():
             words = (self._seed, self._keys[dataset], epoch, sample, view, Purpose.PIXELS)
+            place = (dataset, shard, index)
             try:
-                images[row], labels[row] = self._sample(dataset, shard, index, words, report)
+                shown, labels[row] = self._sample(place, words, report, note, alone=bool(alone))
             except DecodeError as error:
-                replacement = self._replace(dataset, shard, index, words, report)
-                images[row], labels[row], other = replacement
-                report.substitutions.append(Substitution(dataset, sample, sample - index + other, str(error)))
+                step, shown, labels[row] = self._next(place, sample, words, report, note)
+                report.substitutions.append(Substitution(dataset, sample, sample + step, str(error)))
+            for number, (group, copy) in enumerate(self._places):
+                views[group][row, copy] = shown[number]
         return report
 
     def _sample(
-        self, dataset: int, shard: int, index: int, words: tuple[int, ...], report: FillReport
-    ) -> tuple[Pixels, int]:
+        self,
+        place: tuple[int, int, int],
+        words: tuple[int, ...],
+        report: FillReport,
+        note: Note,
+        *,
+        alone: bool = False,
+    ) -> tuple[list[Pixels], int]:
+        """The views and the label of the sample at a place: dataset, shard, row within the shard."""
         begin = time.perf_counter()
-        data, entry = self._readers[dataset].image(shard, index)
+        note(READ, *place, begin)
+        dataset, shard, index = place
+        data, entry = self._readers[dataset].image(shard, index, alone)
         middle = time.perf_counter()
+        note(DECODE, *place, middle)
         width, height = int(entry["width"]), int(entry["height"])
-        draws = Draws(*words)
-        crop = self._view.draw(draws, width, height)
-        pixels = decode_view(data, (width, height), int(entry["orientation"]), crop, self._view.size)
-        pixels = self._view.finish(draws, pixels)
+        draws, wanted = [], []
+        for copy, view in enumerate(self._views):
+            own = Draws(*words, copy) if copy else Draws(*words)  # the first copy draws as a single view does
+            draws.append(own)
+            wanted.append((view.draw(own, width, height), view.size))
+        shown = decode_views(data, (width, height), int(entry["orientation"]), wanted)
+        self._check(shown[0])
+        for copy, view in enumerate(self._views):
+            shown[copy] = view.finish(draws[copy], shown[copy])
         report.bytes += len(data)
         report.read_seconds += middle - begin
         report.decode_seconds += time.perf_counter() - middle
         report.not_jpeg += sniff(data) != "jpg"
-        return pixels, int(entry["label"])
+        return shown, int(entry["label"])
 
-    def _replace(
-        self, dataset: int, shard: int, index: int, words: tuple[int, ...], report: FillReport
-    ) -> tuple[Pixels, int, int]:
-        """The next sample of the shard that decodes: the same one on every rank and after every resume."""
+    def _check(self, pixels: Pixels) -> None:
+        """Other pixels than the manifest promises would be stretched into the row without a word."""
+        if pixels.shape[2] != self._channels or pixels.dtype != self._dtype:
+            raise DecodeError(
+                f"{pixels.shape[2]} channels of {pixels.dtype}, the manifest says {self._channels} of {self._dtype}"
+            )
+
+    def _next(
+        self, place: tuple[int, int, int], sample: int, words: tuple[int, ...], report: FillReport, note: Note
+    ) -> tuple[int, list[Pixels], int]:
+        """How far the next sample of the shard is that takes part and decodes, and what it shows.
+
+        It is the same one on every rank and after every resume. `sample` is the number within the split of the one at
+        `place`; after the shard's last sample comes its first.
+        """
+        dataset, shard, index = place
         described = self._splits[dataset].shards[shard]
-        for step in range(1, described.samples):
-            other = (index + step) % described.samples
-            try:
-                return *self._sample(dataset, shard, other, words, report), other
-            except DecodeError:
+        for other in (*range(index + 1, described.samples), *range(index)):
+            if sample - index + other in self._withdrawn[dataset]:
                 continue
+            with suppress(DecodeError):
+                return other - index, *self._sample((dataset, shard, other), words, report, note)
         raise DatasetError(f"shard {described.file}: none of its {described.samples} samples decodes, stage decode")

@@ -14,10 +14,11 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from data_pipeline.augment import View
+from data_pipeline.augment import Views
 from data_pipeline.manifest import DatasetError, locate_sample, sample_starts
 from data_pipeline.order import Integers, Located, Mixture, Order, Plan, rank_positions
-from data_pipeline.rows import FillReport, Part, Substitution, rows_of
+from data_pipeline.reading import Reading
+from data_pipeline.rows import FillReport, Part, Substitution, layout_of, rows_of
 from data_pipeline.workers import Pool, open_pool, run_ahead
 
 _MOST_SUBSTITUTED = 0.001
@@ -27,16 +28,32 @@ _MOST_SUBSTITUTED = 0.001
 class Batch:
     """One rank's rows of a global batch, in the order of their run positions.
 
-    images: uint8, (b, height, width, 3). labels: int64, (b,), -1 where there is none. positions: run positions, int64,
-    (b,). datasets, samples, epochs: which sample each row is; numbers within the split, before any substitution.
+    views: for each group of views (b, copies, height, width, channels), of the split's type; a single view is one group
+    of one copy. labels: int64, (b,), -1 where there is none. positions: run positions, int64, (b,). datasets, samples,
+    epochs: which sample each row is; numbers within the split, before any substitution.
     """
 
-    images: Tensor
+    views: tuple[Tensor, ...]
     labels: Tensor
     positions: Integers
     datasets: Integers
     samples: Integers
     epochs: Integers
+
+    @property
+    def images(self) -> Tensor:
+        """The view of each sample, where one is shown: (b, height, width, channels).
+
+        Raises:
+            ValueError: there are several.
+        """
+        copies = [view.shape[1] for view in self.views]
+        if copies != [1]:
+            raise ValueError(
+                f"the batch has {' + '.join(map(str, copies))} views of every sample: take them from batch.views, one "
+                "tensor (b, copies, height, width, channels) for each group; batch.images is for a single view"
+            )
+        return self.views[0][:, 0]
 
 
 class Stream(IterableDataset[Batch]):
@@ -44,7 +61,7 @@ class Stream(IterableDataset[Batch]):
 
     Args:
         parts: the splits, one for each of the plan's weights.
-        view: how a sample becomes pixels.
+        view: how a sample becomes pixels: one view, or a `MultiView`.
         batch_size: of the global batch: samples over all ranks.
         seed: of order and augmentations.
         plan: lanes, blocks, views, weights.
@@ -54,15 +71,18 @@ class Stream(IterableDataset[Batch]):
         prefetch: batches filled ahead of their use.
         epochs: where iteration ends: ceil(epochs N / batch_size) batches; None for never.
         pin_memory: hand out page-locked tensors, for asynchronous copies to a GPU.
+        say: is told of a worker that keeps a batch waiting, and with which sample; by default a warning is given.
+        patience: seconds of waiting after which it is told, and again after twice as long each time.
 
     Raises:
-        ValueError: a batch that the ranks cannot share equally, weights that do not fit the parts, empty parts.
+        ValueError: a batch that the ranks cannot share equally, weights that do not fit the parts, empty parts, parts
+            with different channels or types of pixels, a policy that cannot change such pixels.
     """
 
     def __init__(
         self,
         parts: Sequence[Part],
-        view: View,
+        view: Views,
         *,
         batch_size: int,
         seed: int,
@@ -74,6 +94,8 @@ class Stream(IterableDataset[Batch]):
         prefetch: int = 3,
         epochs: float | None = None,
         pin_memory: bool = False,
+        say: Callable[[str], None] | None = None,
+        patience: float = 60.0,
     ) -> None:
         if batch_size % world or batch_size < 1:
             near = max(world, batch_size // world * world)
@@ -94,10 +116,12 @@ class Stream(IterableDataset[Batch]):
                 plan=self.plan,
                 seed=seed,
                 members=chosen,
+                withdrawn=split.withdrawn,
             )
             for split, chosen in zip(self._splits, members, strict=True)
         ]
         self._order = Mixture(orders, self.plan)
+        layout_of(parts, view, batch_size // world)  # refuses what does not go together, before anything is started
         self._starts = [sample_starts(split) for split in self._splits]
         self._parts = tuple(parts)
         self._batch_size = batch_size
@@ -105,9 +129,18 @@ class Stream(IterableDataset[Batch]):
         self._rank, self._world = rank, world
         self._pin_memory = pin_memory
         self._open_pool = partial(
-            open_pool, self._parts, view, seed, rows=batch_size // world, workers=workers, prefetch=prefetch
+            open_pool,
+            self._parts,
+            view,
+            seed,
+            rows=batch_size // world,
+            workers=workers,
+            prefetch=prefetch,
+            say=say,
+            patience=patience,
         )
         self._pool: Pool | None = None
+        self._reading: Reading | None = None
         self._end = None if epochs is None else ceil(epochs * self.epoch_positions / batch_size) * batch_size
         self._position = 0
         self._substitutions: dict[tuple[int, int], Substitution] = {}
@@ -187,24 +220,27 @@ class Stream(IterableDataset[Batch]):
         if get_worker_info() is not None:
             raise ValueError("the stream has its own workers: use DataLoader(stream, batch_size=None, num_workers=0)")
         if self._pool is None:
-            self._pool = self._open_pool()
-            weakref.finalize(self, self._pool.close)
+            self._reading = Reading(self._parts, self.plan, self._world)
+            self._pool = self._open_pool(self._reading.access)
+            weakref.finalize(self, _end, self._pool, self._reading)
+        assert self._reading is not None
         try:
-            for (stop, positions, located), images, labels, report in run_ahead(
-                self._pool, self._jobs(), self._pin_memory
+            for (stop, positions, located), views, labels, report in run_ahead(
+                self._pool, self._reading.ahead(self._jobs()), self._pin_memory
             ):
                 self._note(report)
                 self._position = stop
-                yield Batch(images, labels, positions, located.dataset, located.sample, located.epoch)
-        except RuntimeError:
+                yield Batch(views, labels, positions, located.dataset, located.sample, located.epoch)
+        except (RuntimeError, OSError):
             self.close()
             raise
 
     def close(self) -> None:
         """End the workers; iterating again starts new ones."""
         if self._pool is not None:
-            self._pool.close()
-            self._pool = None
+            assert self._reading is not None
+            _end(self._pool, self._reading)
+            self._pool = self._reading = None
 
     def _spans(self) -> Iterator[tuple[int, int]]:
         """Start and end of every global batch from here on."""
@@ -228,7 +264,7 @@ class Stream(IterableDataset[Batch]):
         self.report.add(report)
         for substitution in report.substitutions:
             self._substitutions[substitution.dataset, substitution.sample] = substitution
-        samples = sum(split.samples for split in self._splits)
+        samples = sum(split.present for split in self._splits)
         if len(self._substitutions) > _MOST_SUBSTITUTED * samples:
             dataset, sample, _, reason = next(iter(self._substitutions.values()))
             shard, row = locate_sample(self._starts[dataset], [sample])
@@ -237,3 +273,8 @@ class Stream(IterableDataset[Batch]):
                 f"the first is sample {row[0]} of shard {self._splits[dataset].shards[shard[0]].file} ({reason}); "
                 "write the dataset again with this version of sherd, which leaves such images out"
             )
+
+
+def _end(pool: Pool, reading: Reading) -> None:
+    pool.close()
+    reading.close()

@@ -2,52 +2,46 @@
 
 Each worker writes rows straight into a slot of the ring, so no pixel is pickled or copied between processes. Workers
 are forked from a server process that has imported everything once, and end when their pipe closes: a killed parent
-leaves none behind.
+leaves none behind. A worker that keeps its parent waiting is named, with what it is busy with.
 """
 
+import copy
 import multiprocessing
 import signal
 import struct
 import traceback
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
+from multiprocessing.reduction import ForkingPickler
+from time import perf_counter
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from data_pipeline.augment import View
+from data_pipeline.augment import Views
 from data_pipeline.manifest import DatasetError
-from data_pipeline.rows import ROW_DTYPE, FillReport, Part, RowFiller
+from data_pipeline.reading import Access
+from data_pipeline.ring import START, WAIT, Layout, Note, Ring, Status
+from data_pipeline.rows import ROW_DTYPE, FillReport, Part, RowFiller, describe, layout_of
 from data_pipeline.task_pool import WorkerDiedError
 
 _HEADER = struct.Struct("<q")
 _FEWEST_ROWS = 8
 _TASKS_A_WORKER = 4
-
-
-class Ring:
-    """Slots of shared memory, each for one batch: uint8 images (rows, height, width, 3), int64 labels (rows,)."""
-
-    def __init__(self, memory: Any, slots: int, rows: int, size: tuple[int, int]) -> None:
-        pixels = slots * rows * size[0] * size[1] * 3
-        raw = np.frombuffer(memory, np.uint8)
-        self.labels = raw[: slots * rows * 8].view(np.int64).reshape(slots, rows)
-        self.images = raw[slots * rows * 8 :][:pixels].reshape(slots, rows, *size, 3)
-
-    @staticmethod
-    def bytes(slots: int, rows: int, size: tuple[int, int]) -> int:
-        """Bytes such a ring takes."""
-        return slots * rows * (8 + size[0] * size[1] * 3)
+_SECONDS_TO_END = 10.0
 
 
 class InlinePool:
     """No processes: a batch is filled when it is waited for."""
 
-    def __init__(self, parts: Sequence[Part], view: View, seed: int, rows: int) -> None:
-        self._filler = RowFiller(parts, view, seed)
-        self.ring = Ring(bytearray(Ring.bytes(1, rows, view.size)), 1, rows, view.size)
+    def __init__(self, parts: Sequence[Part], views: Views, seed: int, access: Access, rows: int) -> None:
+        self._filler = RowFiller(parts, views, seed, access)
+        layout = layout_of(parts, views, rows)
+        self.ring = Ring(bytearray(Ring.bytes(1, layout)), 1, layout)
         self.slots = 1
         self._tasks: dict[int, np.ndarray] = {}
 
@@ -57,7 +51,7 @@ class InlinePool:
 
     def wait(self, slot: int) -> FillReport:
         """Fill the slot."""
-        return self._filler.fill(self._tasks.pop(slot), self.ring.images[slot], self.ring.labels[slot])
+        return _fill(self._filler, self.ring, slot, self._tasks.pop(slot), _unwatched)
 
     def drain(self) -> None:
         """Forget what was asked for and not waited for."""
@@ -68,23 +62,45 @@ class InlinePool:
 
 
 class WorkerPool:
-    """`workers` processes filling `slots` batches of `rows` rows ahead of their use."""
+    """`workers` processes filling `slots` batches of `rows` rows ahead of their use.
 
-    def __init__(self, parts: Sequence[Part], view: View, seed: int, *, rows: int, slots: int, workers: int) -> None:
+    When a slot has been waited for `patience` seconds, and again after twice as long each time, `say` is told which
+    worker is slow, and with which sample.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        views: Views,
+        seed: int,
+        access: Access,
+        *,
+        rows: int,
+        slots: int,
+        workers: int,
+        say: Callable[[str], None],
+        patience: float,
+    ) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
-        memory = context.RawArray("B", Ring.bytes(slots, rows, view.size))
-        self.ring = Ring(memory, slots, rows, view.size)
+        layout = layout_of(parts, views, rows)
+        memory = context.RawArray("B", Ring.bytes(slots, layout))
+        notes = context.RawArray("B", Status.bytes(workers))
+        self.ring = Ring(memory, slots, layout)
         self.slots = slots
+        self._parts = parts
+        self._say, self._patience = say, patience
+        self._status = Status(notes)
         self._pipes: list[Connection] = []
         self._processes: list[Any] = []
         self._queued = [0] * workers  # rows asked of each worker and not yet filled
-        self._missing: dict[int, int] = {}  # tasks of each slot not yet filled
+        self._missing: dict[int, list[int]] = {}  # of each slot the workers of its tasks that are not yet filled
         self._reports: dict[int, FillReport] = {}
-        for _ in range(workers):
+        for worker in range(workers):
+            self._status.note(worker)(START, 0, 0, 0, perf_counter())
             ours, theirs = context.Pipe()
-            filler = RowFiller(parts, view, seed)
-            process = context.Process(target=work, args=(theirs, memory, (slots, rows, view.size), filler), daemon=True)
+            arguments = (theirs, (memory, slots, layout), (notes, worker), RowFiller(parts, views, seed, access))
+            process = context.Process(target=work, args=arguments, daemon=True)
             process.start()
             theirs.close()  # so that the worker's end closes when the worker ends
             self._pipes.append(ours)
@@ -94,13 +110,13 @@ class WorkerPool:
         """Ask for a slot to be filled with these rows (dtype `ROW_DTYPE`)."""
         assert slot not in self._missing
         length = max(_FEWEST_ROWS, -(-len(rows) // (_TASKS_A_WORKER * len(self._pipes))))
-        starts = range(0, len(rows), length)
-        self._missing[slot] = len(starts)
+        self._missing[slot] = []
         self._reports[slot] = FillReport()
-        for start in starts:
+        for start in range(0, len(rows), length):
             task = rows[start : start + length]
             worker = min(range(len(self._pipes)), key=self._queued.__getitem__)
             self._queued[worker] += len(task)
+            self._missing[slot].append(worker)
             try:
                 self._pipes[worker].send_bytes(_HEADER.pack(slot) + task.tobytes())
             except (BrokenPipeError, ConnectionResetError) as error:
@@ -110,11 +126,17 @@ class WorkerPool:
         """Block until the slot is filled; what it took, summed over its tasks.
 
         Raises:
-            DatasetError: as the worker met it.
+            DatasetError, OSError: as the worker met it.
             WorkerDiedError: a worker died.
         """
+        begin = perf_counter()
+        limit = self._patience
         while self._missing[slot]:
-            self._receive()
+            self._receive(max(0.0, begin + limit - perf_counter()))
+            waited = perf_counter() - begin
+            if self._missing[slot] and waited >= limit:
+                self._say(f"{self._slowest(slot)}; waiting for {waited:.0f} s")
+                limit = 2 * waited
         del self._missing[slot]
         return self._reports.pop(slot)
 
@@ -124,14 +146,17 @@ class WorkerPool:
             self.wait(slot)
 
     def close(self) -> None:
-        """End the workers."""
+        """End the workers; those that are stuck in a read are killed."""
         for pipe in self._pipes:
             pipe.close()
+        end = perf_counter() + _SECONDS_TO_END
         for process in self._processes:
-            process.join(timeout=10)
+            process.join(timeout=max(0.0, end - perf_counter()))
+            if process.exitcode is None:
+                process.kill()
 
-    def _receive(self) -> None:
-        for pipe in wait(self._pipes):
+    def _receive(self, timeout: float) -> None:
+        for pipe in wait(self._pipes, timeout):
             assert isinstance(pipe, Connection)
             worker = self._pipes.index(pipe)
             try:
@@ -141,8 +166,15 @@ class WorkerPool:
             if error is not None:
                 raise error
             self._queued[worker] -= report.rows
-            self._missing[slot] -= 1
+            self._missing[slot].remove(worker)
             self._reports[slot].add(report)
+
+    def _slowest(self, slot: int) -> str:
+        """Of the workers that a slot waits for, the one that has been busy with one thing for longest."""
+        worker = min(self._missing[slot], key=lambda worker: self._status.of(worker).since)
+        doing, pid = self._status.of(worker), self._processes[worker].pid
+        seconds = perf_counter() - doing.since
+        return f"loader worker {worker} (pid {pid}) has been busy for {seconds:.0f} s {describe(self._parts, doing)}"
 
     def _death(self, worker: int) -> WorkerDiedError:
         process = self._processes[worker]
@@ -162,19 +194,35 @@ Pool = InlinePool | WorkerPool
 Tag = TypeVar("Tag")
 
 
-def open_pool(parts: Sequence[Part], view: View, seed: int, *, rows: int, workers: int, prefetch: int) -> Pool:
-    """A pool for batches of `rows` rows, filling `prefetch` of them ahead of their use."""
+def open_pool(
+    parts: Sequence[Part],
+    views: Views,
+    seed: int,
+    access: Access,
+    *,
+    rows: int,
+    workers: int,
+    prefetch: int,
+    say: Callable[[str], None] | None = None,
+    patience: float = 60.0,
+) -> Pool:
+    """A pool for batches of `rows` rows, filling `prefetch` of them ahead of their use; `access` to the parts' tars.
+
+    `say` is told of workers that keep a batch waiting for more than `patience` seconds; by default a warning is given.
+    """
     if workers == 0:
-        return InlinePool(parts, view, seed, rows)
-    return WorkerPool(parts, view, seed, rows=rows, slots=prefetch + 1, workers=workers)
+        return InlinePool(parts, views, seed, access, rows)
+    slots, say = prefetch + 1, say or _warn
+    return WorkerPool(parts, views, seed, access, rows=rows, slots=slots, workers=workers, say=say, patience=patience)
 
 
 def run_ahead(
     pool: Pool, jobs: Iterator[tuple[np.ndarray, Tag]], pin_memory: bool
-) -> Iterator[tuple[Tag, Tensor, Tensor, FillReport]]:
+) -> Iterator[tuple[Tag, tuple[Tensor, ...], Tensor, FillReport]]:
     """Fill jobs, which are rows and whatever belongs to them, in order, as many ahead as the ring has slots.
 
-    Yields the job's tag, its images and labels as tensors of their own, and what filling took.
+    Yields the job's tag, as tensors of their own its views (for each group rows, copies, height, width, channels) and
+    its labels, and what filling took.
     """
     pool.drain()
     pending: list[tuple[int, int, Tag]] = []
@@ -189,19 +237,23 @@ def run_ahead(
             return
         slot, count, tag = pending.pop(0)
         report = pool.wait(slot)
-        images = torch.from_numpy(pool.ring.images[slot, :count]).clone()
+        views = tuple(torch.from_numpy(view[slot, :count]).clone() for view in pool.ring.views)
         labels = torch.from_numpy(pool.ring.labels[slot, :count]).clone()
         free.append(slot)
-        yield tag, images.pin_memory() if pin_memory else images, labels, report
+        yield tag, tuple(view.pin_memory() for view in views) if pin_memory else views, labels, report
 
 
-def work(pipe: Connection, memory: Any, shape: tuple[int, int, tuple[int, int]], filler: RowFiller) -> None:
-    """A worker's life: fill what is asked for until the pipe closes."""
+def work(pipe: Connection, ring: tuple[Any, int, Layout], status: tuple[Any, int], filler: RowFiller) -> None:
+    """A worker's life: fill what is asked for until the pipe closes.
+
+    `ring` is its memory, slots and layout; `status` is the memory of it and this worker's number.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # schedulers signal every process; when to end is the parent's decision
     torch.set_num_threads(1)
-    ring = Ring(memory, *shape)
+    shared, note = Ring(*ring), Status(status[0]).note(status[1])
     while True:
+        note(WAIT, 0, 0, 0, perf_counter())
         try:
             message = pipe.recv_bytes()
         except (EOFError, ConnectionResetError):
@@ -209,12 +261,32 @@ def work(pipe: Connection, memory: Any, shape: tuple[int, int, tuple[int, int]],
         (slot,) = _HEADER.unpack_from(message)
         task = np.frombuffer(message, ROW_DTYPE, offset=_HEADER.size)
         try:
-            answer = (slot, filler.fill(task, ring.images[slot], ring.labels[slot]), None)
-        except DatasetError as error:
-            answer = (slot, None, error)
-        except Exception:  # noqa: BLE001 - whatever it is, the parent must hear of it, with its origin
-            answer = (slot, None, RuntimeError(f"a loader worker failed:\n{traceback.format_exc()}"))
+            answer = (slot, _fill(filler, shared, slot, task, note), None)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the parent must hear of it
+            answer = (slot, None, _portable(error))
         try:
             pipe.send(answer)
         except (BrokenPipeError, ConnectionResetError):
             return
+
+
+def _fill(filler: RowFiller, ring: Ring, slot: int, rows: np.ndarray, note: Note) -> FillReport:
+    return filler.fill(rows, [view[slot] for view in ring.views], ring.labels[slot], note)
+
+
+def _portable(error: Exception) -> Exception:
+    """The error itself where it is the user's and arrives whole in another process, otherwise its text and origin."""
+    if isinstance(error, DatasetError | OSError):
+        with suppress(Exception):  # an error's own code runs here
+            ForkingPickler.dumps(error)
+            if str(copy.copy(error)) == str(error):  # made anew from its arguments, as unpickling does
+                return error
+    return RuntimeError(f"a loader worker failed:\n{''.join(traceback.format_exception(error))}")
+
+
+def _unwatched(stage: int, dataset: int, shard: int, index: int, since: float) -> None:
+    """What a process that works for itself does is nobody's concern."""
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=2)

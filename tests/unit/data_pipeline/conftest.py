@@ -25,22 +25,44 @@ def png(number: int, size: int = 8) -> bytes:
     return buffer.getvalue()
 
 
+def npy(number: int, size: int, channels: int, dtype: str) -> bytes:
+    """An array of noise of the number's own, over the type's range; floats from 0 to 1."""
+    values = np.random.default_rng(number).random((size, size, channels))
+    most = 1 if dtype == "float32" else np.iinfo(dtype).max
+    buffer = io.BytesIO()
+    np.save(buffer, (values * most).astype(dtype))
+    return buffer.getvalue()
+
+
 def write_dataset(
-    folder: Path, shard_samples: Sequence[int], broken: Sequence[int] = (), size: int = 8, split: str = "train"
+    folder: Path,
+    shard_samples: Sequence[int],
+    *,
+    broken: Sequence[int] = (),
+    size: int = 8,
+    split: str = "train",
+    array: tuple[int, str] | None = None,
+    withdrawn: Sequence[int] = (),
 ) -> Manifest:
-    """A dataset of PNGs; sample i shows i and has label i mod 10; `broken` ones hold bytes that are no image."""
+    """A dataset of PNGs; sample i shows i and has label i mod 10; `broken` ones hold bytes that are no image.
+
+    With `array`, which is channels and type, samples are .npy files of noise. `withdrawn` ones are marked as such.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    extension = "png" if array is None else "npy"
+    channels, dtype = array or (3, "uint8")
     shards, sample = [], 0
     for number, count in enumerate(shard_samples):
         name = f"{split}-{number:06d}"
         index = np.zeros(count, INDEX_DTYPE)
         with tarfile.open(folder / f"{name}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
             for row in range(count):
-                image = b"no image at all" if sample in broken else png(sample, size)
+                image = png(sample, size) if array is None else npy(sample, size, *array)
+                image = b"no image at all" if sample in broken else image
                 label = str(sample % 10).encode()
                 start = tar.offset
-                for extension, data in (("png", image), ("cls", label)):
-                    member = tarfile.TarInfo(f"{split}-{sample:09d}.{extension}")
+                for ending, data in ((extension, image), ("cls", label)):
+                    member = tarfile.TarInfo(f"{split}-{sample:09d}.{ending}")
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))
                 index[row] = (
@@ -61,9 +83,10 @@ def write_dataset(
         tar_bytes, index_bytes = (folder / f"{name}.tar").read_bytes(), (folder / f"{name}.npy").read_bytes()
         hashes = hashlib.sha256(tar_bytes).hexdigest(), hashlib.sha256(index_bytes).hexdigest()
         shards.append(Shard(f"{name}.tar", count, len(tar_bytes), hashes[0], f"{name}.npy", hashes[1]))
-    statistics = Statistics((0.5,) * 3, (0.25,) * 3, (size, size), (size, size))
+    statistics = Statistics((0.5,) * channels, (0.25,) * channels, (size, size), (size, size))
     classes = tuple(str(digit) for digit in range(10))
-    return Manifest(folder, classes, statistics, {"command": "--source X"}, {split: Split("png", tuple(shards))})
+    described = Split(extension, tuple(shards), channels, dtype, withdrawn=tuple(withdrawn))
+    return Manifest(folder, classes, statistics, {"command": "--source X"}, {split: described})
 
 
 @pytest.fixture
