@@ -21,8 +21,13 @@ class DatasetFolder:
 
     @property
     def work(self) -> Path:
-        """Where an unfinished dataset keeps its partial files and records; absent from a finished one."""
+        """Where an unfinished dataset keeps its listing, partial files and records; absent from a finished one."""
         return self.path / WORK_FOLDER
+
+    @property
+    def listing(self) -> Path:
+        """The listing of the source."""
+        return self.work / "listing"
 
     def finished(self, options: dict[str, Any]) -> Manifest | None:
         """The manifest, if the dataset is finished.
@@ -36,8 +41,8 @@ class DatasetFolder:
         self._compare(manifest.made.get("options", {}), options, "holds a dataset made")
         return manifest
 
-    def check(self, options: dict[str, Any]) -> None:
-        """Refuse a folder in which an unfinished dataset cannot be begun or continued.
+    def check(self, options: dict[str, Any], in_place: bool = False) -> None:
+        """Refuse a folder in which an unfinished dataset cannot be begun or continued; `in_place`: beside other files.
 
         Raises:
             ValueError: it is no folder, holds other files, or another unfinished dataset.
@@ -50,31 +55,38 @@ class DatasetFolder:
             return
         files = sorted(path.name for path in self.path.iterdir()) if self.path.exists() else []
         foreign = [name for name in files if name != WORK_FOLDER]
-        if foreign:
+        if foreign and not in_place:
             raise ValueError(
                 f"--out {self.path}: not empty and no dataset of ours: it holds {', '.join(foreign[:3])}"
                 f"{', ...' if len(foreign) > 3 else ''}; give a new or empty folder"
             )
 
-    def begin(self, options: dict[str, Any], digest: str) -> bool:
-        """Make ready for the shards of the plan with that digest; whether an earlier run's shards may be there.
-
-        Shards that were written from another listing, since the source has changed, are removed.
-        """
+    def begin(self, options: dict[str, Any]) -> bool:
+        """Make ready for a dataset with these options; whether an earlier run's work may be there."""
         started, indexes = self.work / _STARTED, self.path / INDEX_FOLDER
         continues = started.is_file()
         for path in self.work.glob("*.partial"):
             path.unlink()
         if continues:
-            clean_partials(self.path)
-            clean_partials(indexes)
-        if continues and read_json(started)["plan"] != digest:
-            for path in (*self.path.glob("*.tar"), *indexes.glob("*"), *self.work.glob("*.tar.json")):
-                path.unlink()
-            continues = False
-        write_json(started, {"options": options, "plan": digest})
+            for folder in (self.path, indexes, self.work):
+                clean_partials(folder)
+        write_json(started, {"options": options})
         indexes.mkdir(exist_ok=True)
         return continues
+
+    def forget(self) -> None:
+        """Remove everything that was made from a listing that holds no longer, since the source has changed."""
+        for path in (*self.work.glob("*.tar.json"), *self.path.glob("*.tar"), *(self.path / INDEX_FOLDER).glob("*")):
+            path.unlink()
+        for folder in (self.listing, self.work / "facts", self.work / "selection"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def abandon(self) -> None:
+        """Leave nothing of a dataset that could not even be listed."""
+        shutil.rmtree(self.work, ignore_errors=True)
+        for folder in (self.path / INDEX_FOLDER, self.path):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
     def end(self) -> None:
         """Remove what only an unfinished dataset needs."""
@@ -88,12 +100,13 @@ class DatasetFolder:
         """
         for split in manifest.splits.values():
             for shard in split.shards:
-                path = self.path / shard.file
-                found = path.stat().st_size if path.is_file() else None
-                repair = f"rewrite it with: {manifest.repair(shard.file)}"
-                if found != shard.bytes:
-                    state = "missing" if found is None else f"found {found}"
-                    raise DatasetError(f"shard {shard.file}: manifest lists {shard.bytes} bytes, {state}; {repair}")
+                repair = manifest.repair(shard.file)
+                path = manifest.tars / shard.file
+                if isinstance(path, Path):
+                    found = path.stat().st_size if path.is_file() else None
+                    if found != shard.bytes:
+                        state = "missing" if found is None else f"found {found}"
+                        raise DatasetError(f"shard {shard.file}: manifest lists {shard.bytes} bytes, {state}; {repair}")
                 if not (self.path / shard.index).is_file():
                     raise DatasetError(f"index {shard.index}: missing from {self.path}; {repair}")
 

@@ -2,12 +2,15 @@
 
 python data_pipeline/shard.py --source digits --out data/digits
 
-python data_pipeline/shard.py --source /images/flowers --out data/flowers
+python data_pipeline/shard.py --source /images/flowers --out data/flowers --short-side 256 --holdout 0.01
 
 python data_pipeline/shard.py --source uoft-cs/cifar10 --out data/cifar10
 
-Every image is decoded strictly, broken ones are listed and left out. A killed run goes on where it was when the same
-command is given again; the same source gives the same bytes, whatever the number of workers.
+python data_pipeline/shard.py --source 's3://bucket/train-{000000..000999}.tar' --out data/web --index-only
+
+Every image is decoded strictly; what is broken, filtered or there twice is left out and listed in quarantine.jsonl. A
+killed run goes on where it was when the same command is given again; the same source gives the same bytes, whatever the
+number of workers.
 """
 
 import sys
@@ -20,13 +23,16 @@ from launch.settings import parse_options
 def main() -> int:
     """The exit code: 0, 2 for what the user can put right, 1 for what the machine did, 130 after Ctrl-C."""
     config = parse_options(__doc__ or "", ShardConfig)
+    from data_pipeline.dry_run import estimate
+    from data_pipeline.indexing import index_dataset
     from data_pipeline.manifest import DatasetError
     from data_pipeline.sharding import shard_dataset
     from data_pipeline.task_pool import WorkerDiedError
     from launch.lock import FolderInUseError, LockLostError
 
+    work = estimate if config.dry_run else index_dataset if config.index_only else shard_dataset
     try:
-        shard_dataset(config, Console())
+        work(config, Console())
     except ValueError as error:
         print(f"shard.py: {error}", file=sys.stderr)
         return 2

@@ -1,20 +1,24 @@
-"""Which sample goes into which shard, and where in it: a pure function of the listing, the seed and the shard size."""
+"""Which sample goes into which shard, and where in it: a pure function of listing, selection and shard size.
+
+What is O(samples) lies on the disk: the listing while the dataset is written, and beside the indexes, for good, the
+order: numbers of the listing, shuffled, so that a shard can be written again years later.
+"""
 
 import hashlib
 import json
 import math
-import os
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
-from data_pipeline.randomness import Purpose, key
-from data_pipeline.sources import Contents, Entry, Listing
+from data_pipeline.listing import Listing
+from data_pipeline.manifest import key_prefix
+from data_pipeline.sources import Entry
 
 # Visible, and yet passed over by `datasets` where it looks for data: it skips folders that begin with two underscores.
 # Beside the tars the indexes would match its pattern for the split's files.
@@ -23,6 +27,7 @@ WORK_FOLDER = ".work"  # of an unfinished dataset
 
 _MOST_SHARDS_BY_COUNT = 16  # so that small data sets, too, can be read by several processes at once
 _FEW_SAMPLES = 1000
+_AT_ONCE = 1_000_000
 
 
 class ShardNames(NamedTuple):
@@ -35,35 +40,37 @@ class ShardNames(NamedTuple):
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """The samples of one split in the order in which they are written; `starts[i]` is the first of shard i."""
+    """The samples of one split in the order in which they are written. Small, and pickled to where shards are written.
+
+    `listing` is that of the split of the source from which they come, `numbers` the file of their numbers in it.
+    `bytes` are those of the images, about, once written.
+    """
 
     split: str
     listing: Listing
-    order: NDArray[np.int64]
-    starts: tuple[int, ...]
+    numbers: Path
+    samples: int
+    bytes: int
+    shards: int
 
     @property
     def prefix(self) -> str:
-        """What file names and keys begin with: the split's name, without dots, which end a key in a WebDataset."""
-        return re.sub(r"[^A-Za-z0-9_-]", "_", self.split)
+        """What file names and keys begin with."""
+        return key_prefix(self.split)
 
-    @property
-    def shards(self) -> int:
-        return len(self.starts) - 1
+    def start(self, shard: int) -> int:
+        """The place of a shard's first sample in the order; counts of shards differ by at most one."""
+        return self.samples * shard // self.shards
 
     def names(self, shard: int) -> ShardNames:
         """The files of a shard."""
         stem = f"{self.prefix}-{shard:06d}"
         return ShardNames(f"{stem}.tar", f"{INDEX_FOLDER}/{stem}.npy", f"{INDEX_FOLDER}/{stem}.txt")
 
-    def size(self, shard: int) -> int:
-        """Bytes of a shard's images, as listed."""
-        return int(self.listing.sizes[self.order[self.starts[shard] : self.starts[shard + 1]]].sum())
-
-    def entries(self, shard: int) -> tuple[Entry, ...]:
+    def entries(self, shard: int) -> Iterator[Entry]:
         """The samples of a shard, in order."""
-        numbers = self.order[self.starts[shard] : self.starts[shard + 1]]
-        return tuple(self.listing.entry(int(number)) for number in numbers)
+        for number in read_numbers(self.numbers)[self.start(shard) : self.start(shard + 1)]:
+            yield self.listing.entry(int(number))
 
 
 @dataclass(frozen=True)
@@ -76,31 +83,35 @@ class Plan:
 
     @property
     def samples(self) -> int:
-        return sum(len(split.listing) for split in self.splits)
-
-    def find(self, file: str) -> tuple[SplitPlan, int] | None:
-        """The split and number of a shard by its file name."""
-        for split, shard in self.all_shards():
-            if split.names(shard).file == file:
-                return split, shard
-        return None
+        return sum(split.samples for split in self.splits)
 
     def all_shards(self) -> Iterator[tuple[SplitPlan, int]]:
         """Every shard in order."""
         return ((split, shard) for split in self.splits for shard in range(split.shards))
 
 
-def make_plan(contents: Contents, seed: int, shard_size: int) -> Plan:
-    """Shuffle each split by hashes of its samples' names, and cut it into shards whose counts differ by at most one.
+class Wanted(NamedTuple):
+    """What a plan is made of for one split: where its samples come from, which, and their bytes, about."""
 
-    `shard_size` is in bytes of images.
-    """
+    listing: Listing
+    numbers: Path
+    bytes: int
+
+
+def make_plan(
+    wanted: Mapping[str, Wanted], classes: tuple[str, ...] | None, listing_digest: str, shard_size: int
+) -> Plan:
+    """Cut each split into shards of about `shard_size` bytes of images, whose counts differ by at most one."""
     splits = []
-    for split, listing in contents.splits.items():
-        count = number_of_shards(len(listing), int(listing.sizes.sum()), shard_size)
-        starts = tuple(len(listing) * shard // count for shard in range(count + 1))
-        splits.append(SplitPlan(split, listing, shuffle(listing, seed), starts))
-    return Plan(tuple(splits), contents.classes, _digest(contents, splits))
+    digest = hashlib.sha256(json.dumps([listing_digest, classes]).encode())
+    for split, (listing, numbers, size) in wanted.items():
+        order = read_numbers(numbers)
+        shards = number_of_shards(len(order), size, shard_size)
+        splits.append(SplitPlan(split, listing, numbers, len(order), size, shards))
+        digest.update(json.dumps([split, listing.split, len(order), shards]).encode())
+        for start in range(0, len(order), _AT_ONCE):
+            digest.update(np.ascontiguousarray(order[start : start + _AT_ONCE], "<i8").tobytes())
+    return Plan(tuple(splits), classes, digest.hexdigest())
 
 
 def number_of_shards(samples: int, size: int, shard_size: int) -> int:
@@ -109,23 +120,17 @@ def number_of_shards(samples: int, size: int, shard_size: int) -> int:
     return min(max(by_size, by_count, 1), samples)
 
 
-def shuffle(listing: Listing, seed: int) -> NDArray[np.int64]:
-    """Numbers of the listing in an order that depends on the names and the seed alone."""
-    hashes = np.fromiter(
-        (key(seed, Purpose.SHARD_SHUFFLE, xxhash.xxh3_64_intdigest(os.fsencode(name))) for name in listing.names),
-        np.uint64,
-        len(listing),
-    )
-    return np.argsort(hashes, kind="stable")
+def order_file(folder: Path, split: str) -> Path:
+    """Where a dataset folder keeps a split's order."""
+    return folder / INDEX_FOLDER / f"{key_prefix(split)}-order.npy"
 
 
-def _digest(contents: Contents, splits: list[SplitPlan]) -> str:
-    digest = hashlib.sha256(json.dumps(contents.classes).encode())
-    for plan in splits:
-        listing = plan.listing
-        digest.update(json.dumps([plan.split, len(listing), plan.starts]).encode())
-        for name in listing.names:
-            digest.update(os.fsencode(name) + b"\0")
-        for numbers in (listing.labels, listing.sizes, plan.order):
-            digest.update(numbers.astype("<i8").tobytes())
-    return digest.hexdigest()
+def read_numbers(path: Path) -> NDArray[np.int64]:
+    """The numbers in a file of an order, mapped: shape (samples,)."""
+    found = path.stat()
+    return _map_numbers(path, found.st_ino, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _map_numbers(path: Path, _inode: int, _written: int) -> NDArray[np.int64]:
+    return np.load(path, mmap_mode="r")

@@ -1,34 +1,31 @@
-"""A source becomes a dataset folder: look at the formats, write the shards in parallel, then the manifest."""
+"""A source becomes a dataset folder: a pass over all images, the shards in parallel, then the manifest."""
 
 import hashlib
 import json
-import math
+import os
 import time
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.config import DIGITS, ShardConfig
+from data_pipeline.corpus import Corpus, list_source, survey
 from data_pipeline.dataset_folder import DatasetFolder
-from data_pipeline.decode import sniff
-from data_pipeline.manifest import Manifest, Split, Statistics, write_manifest
-from data_pipeline.shard_plan import INDEX_FOLDER, Plan, SplitPlan, make_plan
+from data_pipeline.description import QUARANTINE, TIMM_INFO, describe_split, statistics_of, timm_info, write_quarantine
+from data_pipeline.engines import Engine, open_engine
+from data_pipeline.listing import Listings, read_listing
+from data_pipeline.manifest import DatasetError, Manifest, Split, write_manifest
+from data_pipeline.open_source import open_source
+from data_pipeline.shard_content import Encoding, SplitFormat
+from data_pipeline.shard_plan import Plan, SplitPlan, Wanted, make_plan, order_file
 from data_pipeline.shard_writer import ShardRecord, ShardTask
-from data_pipeline.sources import Contents, Entry, Source, open_source
-from data_pipeline.task_pool import Report, TaskPool
-from launch.atomic import write_atomically, write_json
+from data_pipeline.sources import Outline, Source
+from launch.atomic import write_json
 from launch.console import Console, format_rate
 from launch.lock import WorldLock
 from launch.strict_json import closest
-
-QUARANTINE = "quarantine.jsonl"
-TIMM_INFO = "_info.json"
-
-_SNIFFED_BYTES = 16
-_SNIFFED_AT_ONCE = 500
 
 
 def shard_dataset(config: ShardConfig, console: Console) -> Manifest:
@@ -39,7 +36,7 @@ def shard_dataset(config: ShardConfig, console: Console) -> Manifest:
         DatasetError: the dataset is finished, but a file of it is missing or has another size.
         WorkerDiedError, FolderInUseError, OSError: as their messages say.
     """
-    folder = DatasetFolder(Path(config.out))
+    folder = DatasetFolder(Path(config.out).absolute())  # as tasks on other machines must have it
     manifest = folder.finished(config.reproducing)
     if manifest is None:
         if config.only:
@@ -47,53 +44,25 @@ def shard_dataset(config: ShardConfig, console: Console) -> Manifest:
                 f"--only {config.only[0]}: {config.out} holds no finished dataset; run without --only first"
             )
         folder.check(config.reproducing)
-    source = open_source(config.source, config.labels, config.image_column, config.label_column)
-    contents = source.list_images()
-    plan = make_plan(contents, config.seed, config.shard_size)
-    counts = ", ".join(f"{split.split} {len(split.listing):,}" for split in plan.splits)
-    console.say(f"{contents.description}: {counts} images, {len(plan.classes or ()) or 'no'} classes")
-    for note in contents.notes:
-        console.say(f"  {note}")
-    job = _Job(config, folder, source, contents, plan, console)
+    source = open_source(_with_absolute_source(config), folder.work / "spool")
+    job = _Job(config, folder, source, source.outline(), console)
     if manifest is None:
-        with WorldLock(folder.work):
-            manifest = job.write()
-        folder.end()
-        return manifest
-    if manifest.made["plan"] != plan.digest:
-        raise ValueError(
-            f"--source {config.source}: other images than when {config.out} was written from it ({counts} now, "
-            f"{', '.join(f'{name} {split.samples:,}' for name, split in manifest.splits.items())} there); "
-            "the folder is left as it is. Give another --out"
-        )
-    if config.only:
+        fresh = not folder.work.exists()
         try:
             with WorldLock(folder.work):
-                job.rewrite(manifest)
-        finally:
-            folder.end()
-    else:
+                manifest = job.write()
+        except (ValueError, OSError):
+            if fresh and not folder.listing.exists():
+                folder.abandon()
+            raise
         folder.end()
-        folder.check_sizes(manifest)
-        console.say(f"{config.out}: finished already; nothing to do")
+        return manifest
+    try:
+        with WorldLock(folder.work):
+            job.look_again(manifest)
+    finally:
+        folder.end()
     return manifest
-
-
-@dataclass(frozen=True)
-class _SniffTask:
-    source: Source
-    split: str
-    entries: tuple[Entry, ...]
-
-    def __str__(self) -> str:
-        return f"the first bytes of {self.entries[0].name} and those after it"
-
-    def run(self, report: Report) -> tuple[str, Counter[str]]:
-        formats = Counter()
-        for entry in self.entries:
-            formats[sniff(self.source.read(self.split, entry, _SNIFFED_BYTES))] += 1
-            report(1)
-        return self.split, formats
 
 
 @dataclass(frozen=True)
@@ -101,161 +70,198 @@ class _Job:
     config: ShardConfig
     folder: DatasetFolder
     source: Source
-    contents: Contents
-    plan: Plan
+    outline: Outline
     console: Console
 
     def write(self) -> Manifest:
         """All shards, then what describes them, the manifest last."""
-        if self.folder.begin(self.config.reproducing, self.plan.digest):
+        if self.folder.begin(self.config.reproducing):
             self.console.say(f"{self.folder.path}: unfinished; goes on, shards that are whole are kept")
         began = time.monotonic()
-        with TaskPool(self.config.processes) as pool:
-            extensions = self._choose_extensions(pool)
-            records = self._write_shards(pool, self._tasks(extensions))
+        listings = self._list()
+        with open_engine(self.config, self.folder.work, self.console.say) as engine:
+            corpus = survey(self.config, self.source, listings, folder=self.folder, engine=engine, console=self.console)
+            for note in corpus.selection.notes:
+                self.console.say(f"  {note}")
+            records = self._write_shards(engine, self._tasks(corpus.plan, corpus.layouts), corpus.plan.samples)
         seconds = time.monotonic() - began
-        manifest = self._describe(extensions, records)
-        quarantined = sorted((r.split, name, reason) for r in records for name, reason in r.quarantined)
-        if quarantined:
-            lines = (dict(zip(("split", "name", "reason"), broken, strict=True)) for broken in quarantined)
-            text = "".join(f"{json.dumps(line)}\n" for line in lines)
-            write_atomically(self.folder.path / QUARANTINE, text)
-        write_json(self.folder.path / TIMM_INFO, _timm_info(manifest))
+        manifest = self._describe(corpus, listings, records)
+        write_quarantine(self.folder.path, corpus.selection.dropped, records)
+        self._keep(corpus.selection.near_duplicates)
+        write_json(self.folder.path / TIMM_INFO, timm_info(manifest))
         write_manifest(manifest)
-        self._report(manifest, seconds)
+        self._report(manifest, corpus.plan.samples, seconds)
         return manifest
 
-    def rewrite(self, manifest: Manifest) -> None:
-        """The shards named by `--only`, each replaced only by the same bytes."""
-        tasks = list(self._rewriting_tasks(manifest))
-        (self.folder.path / INDEX_FOLDER).mkdir(exist_ok=True)
-        with TaskPool(self.config.processes) as pool:
-            self._write_shards(pool, iter(tasks))
+    def look_again(self, manifest: Manifest) -> None:
+        """Whether the source of a finished dataset is still the same, and all files are there; write `--only` again."""
+        if self.config.streaming and not self.config.only:
+            self.folder.check_sizes(manifest)
+            self.console.say(f"{self.config.out}: finished already; nothing to do")
+            return
+        self.folder.begin(self.config.reproducing)
+        listings = self._list()
+        if manifest.made["listing"] != listings.digest:
+            there = manifest.made["listed"]
+            raise ValueError(
+                f"--source {self.config.source}: other images than when {self.config.out} was written from it "
+                f"({_counts(listings)} now, {', '.join(f'{name} {count:,}' for name, count in there.items())} there); "
+                "the folder is left as it is. Give another --out"
+            )
+        if not self.config.only:
+            self.folder.check_sizes(manifest)
+            self.console.say(f"{self.config.out}: finished already; nothing to do")
+            return
+        tasks = list(self._rewriting_tasks(manifest, listings))
+        with open_engine(self.config, self.folder.work, self.console.say) as engine:
+            self._write_shards(engine, iter(tasks), None)
         for task in tasks:
             self.console.say(f"{task}: written again, the same bytes as the manifest lists")
 
-    def _choose_extensions(self, pool: TaskPool) -> dict[str, str]:
-        formats: dict[str, Counter[str]] = {}
-        with self.console.progress(self.plan.samples, label="looked at") as progress:
-            for split, found in pool.run(self._sniff_tasks(), progress.advance):
-                formats[split] = formats.get(split, Counter()) + found
-        return {split: "jpg" if 2 * found["jpg"] >= found.total() else "png" for split, found in formats.items()}
+    def _list(self) -> Listings:
+        list_source(self.config, self.source, self.outline, self.folder, self.console)
+        listings = read_listing(self.folder.listing)
+        assert listings is not None
+        classes = len(listings.classes or ()) or "no"
+        self.console.say(f"{self.outline.description}: {_counts(listings)} images, {classes} classes")
+        for note in (*self.outline.notes, *listings.notes):
+            self.console.say(f"  {note}")
+        return listings
 
-    def _sniff_tasks(self) -> Iterator[_SniffTask]:
-        for plan in self.plan.splits:
-            for start in range(0, len(plan.listing), _SNIFFED_AT_ONCE):
-                numbers = range(start, min(start + _SNIFFED_AT_ONCE, len(plan.listing)))
-                yield _SniffTask(self.source, plan.split, tuple(plan.listing.entry(number) for number in numbers))
+    def _tasks(self, plan: Plan, layouts: dict[str, SplitFormat]) -> Iterator[ShardTask]:
+        for split, shard in plan.all_shards():
+            yield self._task(plan, split, shard, layouts[split.split])
 
-    def _tasks(self, extensions: dict[str, str]) -> Iterator[ShardTask]:
-        for split, shard in self.plan.all_shards():
-            yield self._task(split, shard, extensions[split.split])
-
-    def _rewriting_tasks(self, manifest: Manifest) -> Iterator[ShardTask]:
-        listed = {shard.file: (split.extension, shard) for split in manifest.splits.values() for shard in split.shards}
+    def _rewriting_tasks(self, manifest: Manifest, listings: Listings) -> Iterator[ShardTask]:
+        plan = self._plan_of(manifest, listings)
+        listed = {shard.file: (split, shard) for split in manifest.splits.values() for shard in split.shards}
         for name in dict.fromkeys(self.config.only):
             file = name if name.endswith(".tar") else f"{name}.tar"
-            found = self.plan.find(file)
-            if file not in listed or found is None:
+            found = [(split, shard) for split, shard in plan.all_shards() if split.names(shard).file == file]
+            if file not in listed or not found:
                 raise ValueError(
                     f"--only {name}: {self.config.out} has no such shard. Did you mean {closest(file, listed)}?"
                 )
-            yield self._task(*found, *listed[file])
+            described, expected = listed[file]
+            layout = SplitFormat(described.extension, described.channels, described.dtype)
+            yield self._task(plan, *found[0], layout, expected)
 
-    def _task(self, split: SplitPlan, shard: int, extension: str, expected: Any = None) -> ShardTask:
-        digest = hashlib.sha256(json.dumps([self.plan.digest, self._versions()]).encode()).hexdigest()
+    def _plan_of(self, manifest: Manifest, listings: Listings) -> Plan:
+        """The plan that the shards of a finished dataset were written by, from the order that it keeps."""
+        wanted = {}
+        for split, (source_split, size) in manifest.made["orders"].items():
+            numbers = order_file(self.folder.path, split)
+            if not numbers.is_file():
+                raise DatasetError(f"{numbers}: missing; write the whole dataset again, to another --out")
+            wanted[split] = Wanted(listings.splits[source_split], numbers, size)
+        plan = make_plan(wanted, listings.classes, listings.digest, self.config.shard_size)
+        if plan.digest != manifest.made["plan"]:
+            raise DatasetError(
+                f"{self.folder.path}: the order of its samples (__index__/*-order.npy) is not the one that the "
+                "manifest was made with; write the whole dataset again, to another --out"
+            )
+        return plan
+
+    def _task(self, plan: Plan, split: SplitPlan, shard: int, layout: SplitFormat, expected: Any = None) -> ShardTask:
+        encoding = Encoding(self.config.short_side, self.config.quality)
+        annotated = self.outline.annotated and self.config.metadata != "none"
+        identity = json.dumps([plan.digest, self._versions(), layout, encoding, annotated])
         return ShardTask(
             source=self.source,
             folder=self.folder.path,
-            split=split.split,
-            names=split.names(shard),
-            prefix=split.prefix,
-            extension=extension,
-            first=split.starts[shard],
-            entries=split.entries(shard),
-            size=split.size(shard),
-            digest=digest,
+            plan=split,
+            number=shard,
+            layout=layout,
+            encoding=encoding,
+            annotated=annotated,
+            digest=hashlib.sha256(identity.encode()).hexdigest(),
             expected=expected,
         )
 
-    def _write_shards(self, pool: TaskPool, tasks: Iterator[ShardTask]) -> list[ShardRecord]:
-        total = self.plan.samples if not self.config.only else None
+    def _write_shards(self, engine: Engine, tasks: Iterator[ShardTask], total: int | None) -> list[ShardRecord]:
         with self.console.progress(total, label="sharded") as progress:
-            records = list(pool.run(tasks, progress.advance))
+            records = list(engine.run(tasks, progress.advance))
         return sorted(records, key=lambda record: record.shard.file)
 
-    def _describe(self, extensions: dict[str, str], records: list[ShardRecord]) -> Manifest:
-        splits = {}
-        for plan in self.plan.splits:
-            shards = tuple(r.shard for r in records if r.split == plan.split and r.shard.samples)
-            if not shards:
-                broken = min(broken for r in records if r.split == plan.split for broken in r.quarantined)
+    def _describe(self, corpus: Corpus, listings: Listings, records: list[ShardRecord]) -> Manifest:
+        plan, splits = corpus.plan, {}
+        classes = len(plan.classes or ())
+        for split in plan.splits:
+            own = [record for record in records if record.split == split.split]
+            splits[split.split] = described = describe_split(own, corpus.layouts[split.split], classes)
+            if not described.shards:
+                broken = min(broken for record in own for broken in record.quarantined)
                 raise ValueError(
-                    f"--source {self.config.source}: none of the {len(plan.listing):,} images of split {plan.split} "
+                    f"--source {self.config.source}: none of the {split.samples:,} images of split {split.split} "
                     f"can be read; {broken[0]}: {broken[1]}"
                 )
-            splits[plan.split] = Split(extensions[plan.split], shards)
         measured = "train" if "train" in splits else next(iter(splits))
         made = {
             "command": self.config.command,
             "options": self.config.reproducing,
-            "source": self.contents.description,
+            "source": self.outline.description,
             "seed": self.config.seed,
-            "plan": self.plan.digest,
+            "listing": listings.digest,
+            "listed": {name: len(listing) for name, listing in listings.splits.items()},
+            "orders": {split.split: [split.listing.split, split.bytes] for split in plan.splits},
+            "plan": plan.digest,
             "versions": self._versions(),
             "quarantined": sum(len(r.quarantined) for r in records),
+            "dropped": dict(corpus.selection.counts),
             "converted": sum(r.converted for r in records),
             "foreign": sum(r.foreign for r in records),
+            "shrunk": sum(r.shrunk for r in records),
+            "annotated": self.outline.annotated and self.config.metadata != "none",
         }
-        statistics = _statistics([r for r in records if r.split == measured])
-        return Manifest(self.folder.path, self.plan.classes, statistics, made, splits)
+        own = [record for record in records if record.split == measured]
+        statistics = statistics_of(own, corpus.layouts[measured].dtype)
+        return Manifest(self.folder.path, plan.classes, statistics, made, splits)
 
     def _versions(self) -> dict[str, str]:
         ours = {name: version(name) for name in ("sherd", "numpy", "pillow", "simplejpeg")}
-        return ours | self.contents.versions
+        return ours | dict(self.outline.versions)
 
-    def _report(self, manifest: Manifest, seconds: float) -> None:
+    def _keep(self, near_duplicates: Path | None) -> None:
+        if near_duplicates is not None:
+            kept = self.folder.path / "near_duplicates.jsonl"
+            alike = near_duplicates.stat().st_size > 0
+            near_duplicates.replace(kept)
+            self.console.say(f"images that look alike: {kept} lists them" if alike else "no images look alike")
+
+    def _report(self, manifest: Manifest, samples: int, seconds: float) -> None:
         say, made, out = self.console.say, manifest.made, self.config.out
         for name, split in manifest.splits.items():
-            size = f"{len(split.shards)} shards, {split.bytes:,} bytes"
-            say(f"{name}: {split.samples:,} samples as {split.extension}, {size}")
+            say(f"{name}: {_size(split)}")
         say(f"classes: {len(manifest.classes) if manifest.classes else 'none'}")
+        if made["shrunk"]:
+            say(f"{made['shrunk']:,} images were encoded anew with a short side of {self.config.short_side} pixels")
         if made["converted"]:
             say(f"{made['converted']:,} images that are not PNG were encoded as PNG, without loss")
         if made["foreign"]:
             total = sum(split.samples for split in manifest.splits.values() if split.extension == "jpg")
             say(f"{made['foreign']:,} of {total:,} are not JPEG: kept byte for byte under .jpg; they decode slower")
+        for reason, count in made["dropped"].items():
+            say(f"{count:,} left out: {reason}")
         if made["quarantined"]:
-            say(f"{made['quarantined']:,} broken images left out: {self.folder.path / QUARANTINE} lists them")
-        say(f"{out}: written at {format_rate(self.plan.samples / max(seconds, 1e-9))} images/s")
+            say(f"{made['quarantined']:,} broken images left out")
+        if made["quarantined"] or made["dropped"]:
+            say(f"{self.folder.path / QUARANTINE} lists what was left out, each with its reason")
+        say(f"{out}: written at {format_rate(samples / max(seconds, 1e-9))} images/s")
         recipe = "digits" if self.config.source == DIGITS else "RECIPE"
         say(f"next: python pretrain/mae.py {recipe} --data {out} --out runs/x")
 
 
-def _statistics(records: list[ShardRecord]) -> Statistics:
-    """From exact integer sums, so that the order in which shards were counted does not matter."""
-    counts = [sum(column) for column in zip(*(record.histogram for record in records), strict=True)]
-    mean, std = [], []
-    for channel in (counts[0:256], counts[256:512], counts[512:768]):
-        pixels = sum(channel)
-        total = sum(value * count for value, count in enumerate(channel))
-        squares = sum(value * value * count for value, count in enumerate(channel))
-        mean.append(total / pixels / 255)
-        std.append(math.sqrt((squares * pixels - total * total) / (pixels * pixels)) / 255)
-    filled = [record for record in records if record.shard.samples]
-    smallest = min(r.smallest[0] for r in filled), min(r.smallest[1] for r in filled)
-    largest = max(r.largest[0] for r in filled), max(r.largest[1] for r in filled)
-    return Statistics(tuple(mean), tuple(std), smallest, largest)
+def _with_absolute_source(config: ShardConfig) -> ShardConfig:
+    """For workers that were started elsewhere; messages show paths as they were typed wherever that serves."""
+    if config.engine == "processes" or not os.path.exists(config.source):
+        return config
+    return replace(config, source=os.path.abspath(config.source))
 
 
-def _timm_info(manifest: Manifest) -> dict[str, Any]:
-    splits = {
-        name: {
-            "name": name,
-            "num_samples": split.samples,
-            "filenames": [shard.file for shard in split.shards],
-            "shard_lengths": [shard.samples for shard in split.shards],
-        }
-        for name, split in manifest.splits.items()
-    }
-    return {"name": "sherd", "splits": splits}
+def _counts(listings: Listings) -> str:
+    return ", ".join(f"{name} {len(listing):,}" for name, listing in listings.splits.items())
+
+
+def _size(split: Split) -> str:
+    kind = f"{split.extension} ({split.channels} x {split.dtype})" if split.extension == "npy" else split.extension
+    return f"{split.samples:,} samples as {kind}, {len(split.shards)} shards, {split.bytes:,} bytes"

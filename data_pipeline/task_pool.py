@@ -1,6 +1,7 @@
 """Processes that work through independent tasks: a dead one is noticed and named, and none outlives its parent long."""
 
 import multiprocessing
+import pickle
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,27 @@ class Task(Protocol):
 
 class WorkerDiedError(RuntimeError):
     """A worker process ended in the middle of a task."""
+
+
+def attempt(task: Task, report: Report) -> tuple[str, Any]:
+    """Run a task where it was sent: ("done", its result), or ("failed", an error for the user that can be sent back).
+
+    Any other error passes through.
+    """
+    try:
+        return "done", task.run(report)
+    except (ValueError, OSError) as error:
+        return "failed", _portable(error)
+
+
+def _portable(error: ValueError | OSError) -> ValueError | OSError:
+    """The error, or where a library's own kind would not survive the way back, a plain one with its message."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - made in the same line
+    except Exception:  # noqa: BLE001 - a constructor of others may raise anything
+        plain = ValueError if isinstance(error, ValueError) else OSError
+        return plain(str(error))
+    return error
 
 
 @dataclass
@@ -149,10 +171,7 @@ def _work(connection: Connection) -> None:
         except (EOFError, ConnectionError):
             return
         progress = _Progress(connection)
-        try:
-            answer = ("done", task.run(progress.add))
-        except (ValueError, OSError) as error:
-            answer = ("failed", error)
+        answer = attempt(task, progress.add)
         progress.flush()
         _send(connection, answer)
 

@@ -67,6 +67,16 @@ POINTS: dict[str, tuple[str, str, Ending, Callable[..., bool]]] = {
     "before-export": ("pretrain.model_folder", "save_model", die, always),
     "during-export": ("pretrain.model_folder", "save_for_hf", die_after, always),
     "before-exit": ("launch.run_folder", "RunFolder.write_exit", die, always),
+    # Of shard.py, in the process that the user starts.
+    "listing": ("data_pipeline.listing", "_Writer.finish", die, always),
+    "listed": ("data_pipeline.corpus", "write_listing", die_after, always),
+    "examined": ("data_pipeline.corpus", "select", die, always),
+    "selecting": ("data_pipeline.selection", "sync_tree", die_after, always),
+    "order-moved": ("data_pipeline.corpus", "_written_bytes", die, always),
+    "sharded": ("data_pipeline.sharding", "describe_split", die, always),
+    "quarantined": ("data_pipeline.sharding", "write_quarantine", die_after, always),
+    "before-manifest": ("data_pipeline.sharding", "write_manifest", die, always),
+    "manifest-written": ("data_pipeline.sharding", "write_manifest", die_after, always),
 }
 
 

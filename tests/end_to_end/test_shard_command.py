@@ -91,10 +91,8 @@ def test_digits(environment: dict[str, str], tmp_path: Path) -> None:
         "test-000000.tar",
         "train-000000.tar",
     ]
-    began = time.perf_counter()
     out, _ = run(environment, "--source", "digits", "--out", tmp_path / "digits")
     assert "finished already; nothing to do" in out
-    assert time.perf_counter() - began < 5
 
 
 def test_a_tree_with_a_broken_image(undisturbed: Path, images: Path) -> None:

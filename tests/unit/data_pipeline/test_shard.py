@@ -156,7 +156,7 @@ def test_broken_images_are_listed_and_left_out(tmp_path: Path) -> None:
 
 def test_nothing_but_broken_images(tmp_path: Path) -> None:
     tree(tmp_path / "in", {"1.jpg": b"x", "2.jpg": b"y"})
-    with pytest.raises(ValueError, match=r"none of the 2 images of split train can be read; 1\.jpg: not an image"):
+    with pytest.raises(ValueError, match=r"none of the 2 images of split train can be read; 1\.jpg: not a whole image"):
         shard(tmp_path / "in", tmp_path / "out")
 
 
