@@ -61,7 +61,7 @@ def parse(
             print(f"The options of a recipe and their values: {program} RECIPE --help")
         raise SystemExit(0)
     if first not in recipes:
-        _refuse(f"{program}: {_unknown_recipe(first, recipes)}")
+        _refuse(f"{program}: {_unknown_word(first, recipes, 'recipe')}")
     recipe = recipes[first]
     description = f"{_describe(program_doc, recipes)}\n\nOptions and values below are those of {first}."
     return first, _override(description, f"{program} {first}", type(recipe.config), recipe.config, arguments[1:])
@@ -74,6 +74,34 @@ def parse_options(program_doc: str, config_type: type[Config], arguments: Sequen
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     return _override(inspect.cleandoc(program_doc), sys.argv[0], config_type, None, arguments)
+
+
+def parse_command(
+    program_doc: str, commands: Mapping[str, type[Any]], arguments: Sequence[str] | None = None
+) -> tuple[str, Any]:
+    """The command's name and its config from the options after it: `verify --data D`.
+
+    Each config is a frozen dataclass; the first line of its docstring is what `--help` says of the command. Fields
+    without a default must be given.
+
+    Exits as `parse` does.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    program = sys.argv[0]
+    first = arguments[0] if arguments else ""
+    if first in ("-h", "--help"):
+        if _prints():
+            lines = {
+                name: inspect.cleandoc(config.__doc__ or "").partition("\n")[0] for name, config in commands.items()
+            }
+            print(f"usage: {program} COMMAND [--option value ...]\n\n{_listed(program_doc, 'commands', lines)}\n")
+            print(f"The options of a command and their values: {program} COMMAND --help")
+        raise SystemExit(0)
+    if first not in commands:
+        _refuse(f"{program}: {_unknown_word(first, commands, 'command')}")
+    config_type = commands[first]
+    description = inspect.cleandoc(config_type.__doc__ or "")
+    return first, _override(description, f"{program} {first}", config_type, None, arguments[1:])
 
 
 def _override(
@@ -165,19 +193,23 @@ def _option_names(config_type: Any, default: Any, prefix: str = "") -> list[str]
     return names
 
 
-def _unknown_recipe(name: str, recipes: Mapping[str, Any]) -> str:
-    names = f"Recipes: {', '.join(recipes)}"
+def _unknown_word(name: str, known: Mapping[str, Any], kind: str) -> str:
+    names = f"{kind.capitalize()}s: {', '.join(known)}"
     if not name or name.startswith("-"):
         got = f", got {name}" if name else ""
-        return f"expected a recipe as the first argument{got}. {names}"
-    near = closest(name, recipes)
-    return f"unknown recipe '{name}'; did you mean {near}? {names}" if near else f"unknown recipe '{name}'. {names}"
+        return f"expected a {kind} as the first argument{got}. {names}"
+    near = closest(name, known)
+    return f"unknown {kind} '{name}'; did you mean {near}? {names}" if near else f"unknown {kind} '{name}'. {names}"
 
 
 def _describe(program_doc: str, recipes: Mapping[str, Recipe[Any]]) -> str:
-    width = max((len(name) for name in recipes), default=0)
-    lines = [f"  {name:{width}}  {recipe.outcome}" for name, recipe in recipes.items()]
-    return "\n".join([inspect.cleandoc(program_doc), "", "recipes:", *lines])
+    return _listed(program_doc, "recipes", {name: recipe.outcome for name, recipe in recipes.items()})
+
+
+def _listed(program_doc: str, heading: str, what: Mapping[str, str]) -> str:
+    width = max((len(name) for name in what), default=0)
+    lines = [f"  {name:{width}}  {text}" for name, text in what.items()]
+    return "\n".join([inspect.cleandoc(program_doc), "", f"{heading}:", *lines])
 
 
 def _prints() -> bool:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     "words",
     [
         ("data_pipeline/shard.py",),
+        ("data_pipeline/survey.py",),
+        ("data_pipeline/survey.py", "preview"),
+        ("data_pipeline/survey.py", "audit"),
         ("pretrain/mae.py",),
         ("pretrain/mae.py", "digits"),
         ("finetune/classify.py",),

@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from launch.settings import REQUIRED, Recipe, parse, parse_options
+from launch.settings import REQUIRED, Recipe, parse, parse_command, parse_options
 
 DOC = """Pre-trains an encoder.
 
@@ -220,6 +220,71 @@ def test_options_without_a_recipe(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     with pytest.raises(SystemExit):
         parse_options(DOC, ShardConfig, ["--help"])
     assert "10 % of something" in capsys.readouterr().out
+
+
+@dataclass(frozen=True)
+class VerifyConfig:
+    """Read everything.
+
+    Slowly.
+    """
+
+    data: str
+    """Folder or URL of the dataset."""
+    workers: int = 0
+
+
+COMMANDS = {"verify": VerifyConfig, "shard": ShardConfig}
+
+
+def test_a_command_has_options_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parse_command(DOC, COMMANDS, ["verify", "--data", "D"]) == ("verify", VerifyConfig("D"))
+    monkeypatch.setattr(sys, "argv", ["survey.py", "shard", "--source", "S", "--out", "O", "--optimizer.lr", "2"])
+    expected = ShardConfig(source="S", out="O", optimizer=OptimizerConfig(lr=2.0))
+    assert parse_command(DOC, COMMANDS) == ("shard", expected)
+
+
+def test_help_lists_commands_and_each_has_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse_command(DOC, COMMANDS, ["--help"])
+    assert not stop.value.code
+    text = capsys.readouterr().out
+    assert text.startswith("usage: pretrain/mae.py COMMAND ")
+    assert "commands:\n  verify  Read everything.\n  shard " in text
+    assert "pretrain/mae.py COMMAND --help" in text
+    with pytest.raises(SystemExit) as stop:
+        parse_command(DOC, COMMANDS, ["verify", "--help"])
+    assert not stop.value.code
+    text = capsys.readouterr().out
+    assert text.startswith("usage: pretrain/mae.py verify ")
+    assert "Slowly." in text
+    assert "Folder or URL of the dataset. (required)" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["verfy", "--data", "D"], "unknown command 'verfy'; did you mean verify? Commands: verify, shard\n"),
+        (["zzz"], "unknown command 'zzz'. Commands: verify, shard\n"),
+        ([], "expected a command as the first argument. Commands: verify, shard\n"),
+        (["--data", "D"], "expected a command as the first argument, got --data. Commands: verify, shard\n"),
+    ],
+)
+def test_unknown_command(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse_command(DOC, COMMANDS, arguments)
+    assert stop.value.code == 2
+    assert capsys.readouterr() == ("", f"pretrain/mae.py: {message}")
+
+
+def test_an_unknown_option_of_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse_command(DOC, COMMANDS, ["verify", "--dtaa", "D"])
+    assert stop.value.code == 2
+    message = (
+        "pretrain/mae.py verify: unknown option --dtaa; did you mean --data? All options: pretrain/mae.py verify --help"
+    )
+    assert capsys.readouterr().err == message + "\n"
 
 
 @dataclass(frozen=True)
