@@ -20,6 +20,7 @@ def run(name: str, config: BenchmarkConfig) -> None:
 
     import torch
 
+    from data_pipeline.location import redact
     from data_pipeline.manifest import read_manifest
     from finetune.comparison import Comparison, table
     from launch.atomic import write_atomically, write_json
@@ -38,7 +39,8 @@ def run(name: str, config: BenchmarkConfig) -> None:
         with open_run(Path(config.out), settings, frozenset({"data", "out", "processes"})) as folder:
             folder.write_json(folder.environment, environment(LIBRARIES))
             rows = list(Comparison(config, source, manifest, at_a_time).rows(console.say))
-            found = {"data": config.data, "init": config.init, "rows": rows, "seconds": time.monotonic() - began}
+            data, seconds = redact(config.data), time.monotonic() - began
+            found = {"data": data, "init": config.init, "rows": rows, "seconds": seconds}
             write_json(folder.path / "benchmark.json", found, folder.guard)
             write_atomically(folder.path / "benchmark.md", table(rows) + "\n", folder.guard)
             folder.write_exit("done")

@@ -76,7 +76,7 @@ def classify(recipe: str, config: ClassifyConfig, world: World, console: Console
             keep=config.keep_checkpoints,
         )
         say(
-            f"{stream.epoch_positions:,} images of {config.data} [{config.split}] in {len(classes)} classes, "
+            f"{stream.epoch_positions:,} images of {manifest.folder} [{config.split}] in {len(classes)} classes, "
             f"{config.epochs:g} epochs in {pace.steps:,} steps of {config.batch_size}; "
             f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.1f} M parameters; "
             f"{world.size} x {world.device.type}, {workers} loader workers each, {config.precision}, seed {config.seed}"

@@ -62,7 +62,7 @@ def train_linear_probe(
         keep=config.keep_checkpoints,
     )
     console.say(
-        f"{stream.epoch_positions:,} images of {config.data} [{config.split}] in {len(classes)} classes, "
+        f"{stream.epoch_positions:,} images of {manifest.folder} [{config.split}] in {len(classes)} classes, "
         f"{config.epochs:g} epochs in {pace.steps:,} steps of {config.batch_size}; {world.size} x {world.device.type}, "
         f"{workers} loader workers each, {config.precision}, seed {config.seed}"
     )

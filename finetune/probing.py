@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from data_pipeline.location import redact
 from data_pipeline.manifest import read_manifest
 from data_pipeline.order import Integers
 from data_pipeline.rows import Part
@@ -53,7 +54,7 @@ def probe(recipe: str, config: ProbeConfig, world: World, console: Console | Non
             return {}
         result = {
             "model": str(encoder.source.path),
-            "data": config.data,
+            "data": redact(config.data),
             "split": config.split,
             "held_out": config.held_out,
             "train_images": results["linear"]["train_images"],

@@ -41,18 +41,19 @@ def train(recipe: str, config: MaeConfig) -> None:
         session(recipe, config, config.out, MAY_CHANGE_ON_RESUME, world=world) as own,
     ):
         console = own.console
-        manifest = read_manifest(config.data)
+        parts = [Part(read_manifest(folder), config.split) for folder in (config.data, *config.also)]
+        manifest = parts[0].manifest
         normalization = choose_normalization(config.normalization, manifest)
         model = MaskedAutoencoder(create_encoder(config.encoder), config.decoder, config.objective)
         model.initialize(torch.Generator().manual_seed(key(config.seed, Purpose.INITIALISATION) >> 1))
         model.to(world.device)
         workers = loader_workers(config.workers, world)
         stream = Stream(
-            [Part(manifest, config.split)],
+            parts,
             RandomResizedCrop(config.encoder.image_size, config.crop_scale, mirror=config.mirror),
             batch_size=config.batch_size,
             seed=config.seed,
-            plan=Plan(lanes=lanes_for(config.max_world)),
+            plan=Plan(lanes=lanes_for(config.max_world), weights=config.weights or (1,) * len(parts)),
             rank=world.rank,
             world=world.size,
             workers=workers,
@@ -69,9 +70,10 @@ def train(recipe: str, config: MaeConfig) -> None:
             evaluate_steps=stream.steps(config.evaluate_epochs),
             keep=config.keep_checkpoints,
         )
+        where = ", ".join(str(part.manifest.folder) for part in parts)
         console.say(
-            f"{manifest.split(config.split).samples:,} images of {config.data} [{config.split}], {config.epochs:g} "
-            f"epochs in {pace.steps:,} steps of {config.batch_size}; "
+            f"{stream.epoch_positions:,} images of {where} [{config.split}], {config.epochs:g} epochs "
+            f"in {pace.steps:,} steps of {config.batch_size}; "
             f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.1f} M parameters; "
             f"{world.size} x {world.device.type}, {workers} loader workers each, {config.precision}, seed {config.seed}"
         )

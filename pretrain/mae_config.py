@@ -9,6 +9,7 @@ from pretrain.config import DecoderConfig, EncoderConfig, ObjectiveConfig, Optim
 MAY_CHANGE_ON_RESUME = frozenset(
     {
         "data",  # the path; the fingerprint of what lies there may not
+        "also",
         "out",
         "workers",
         "accumulate",
@@ -65,6 +66,10 @@ class MaeConfig:
     """Dataset folder that data_pipeline/shard.py wrote."""
     out: str = REQUIRED
     """Run folder; the same command continues what it holds."""
+    also: tuple[str, ...] = ()
+    """Further dataset folders to mix with --data, which alone gives statistics, figures and k-NN."""
+    weights: tuple[int, ...] = ()
+    """How many images of each are seen in turn, that of --data first; by default as many of each."""
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -112,6 +117,11 @@ class MaeConfig:
         self._check("workers", self.workers is None or self.workers >= 0, "zero or more")
         self._check("mirror", 0 <= self.mirror <= 1, "a probability from 0 to 1")
         self._check("max_world", 1 <= self.max_world <= 512, "1 to 512")
+        self._check(
+            "weights",
+            not self.weights or (len(self.weights) == 1 + len(self.also) and min(self.weights) > 0),
+            f"positive integers, one for --data and each of --also ({1 + len(self.also)})",
+        )
         low, high = self.crop_scale
         self._check("crop_scale", 0 < low <= high <= 1, "two shares of the area, the smaller first, such as 0.2 1")
         if self.encoder.channels != 3:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 
+from data_pipeline.location import redact
 from data_pipeline.manifest import DatasetError
 from data_pipeline.task_pool import WorkerDiedError
 from launch.console import Console
@@ -77,7 +78,7 @@ def session(
     console: Console | None = None,
 ) -> Iterator[Session]:
     """Open a run; where it fails leave exit.json = failed. What it says goes to `console`, by default to stdout."""
-    with _open(world, Path(out), {"recipe": recipe, **to_json(config)}, may_change) as run:
+    with _open(world, Path(out), _without_credentials({"recipe": recipe, **to_json(config)}), may_change) as run:
         own = Session(world, console or Console(world.rank), run)
         if world.rank > 0:
             yield own
@@ -85,6 +86,18 @@ def session(
             with _failures_recorded(run):
                 _prepare(run, world)
                 yield own
+
+
+def _without_credentials(options: dict[str, Any]) -> dict[str, Any]:
+    """A run folder is shown to others: of URLs it keeps what names the place, not what opens it."""
+    return {
+        name: redact(value)
+        if isinstance(value, str)
+        else [redact(part) if isinstance(part, str) else part for part in value]
+        if isinstance(value, list)
+        else value
+        for name, value in options.items()
+    }
 
 
 def find_start(training: Training, resume: str | None, init_from: str | None) -> int:
