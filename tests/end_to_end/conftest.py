@@ -7,7 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+from PIL import Image
 
 
 def _load(name: str) -> ModuleType:
@@ -22,6 +24,7 @@ def _load(name: str) -> ModuleType:
 
 
 _RUNS = _load("runs")
+_STORES = _load("stores")
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +33,26 @@ def runs() -> Iterator[ModuleType]:
     yield _RUNS
     for child in _RUNS.STARTED:
         child.end()
+
+
+@pytest.fixture(scope="session")
+def stores() -> Iterator[ModuleType]:
+    """tests/end_to_end/stores.py; at the end whatever still runs is killed."""
+    yield _STORES
+    for store in _STORES.STARTED:
+        store.kill()
+
+
+@pytest.fixture(scope="session")
+def faulty() -> ModuleType:
+    """tests/end_to_end/faulty_server.py."""
+    return _load("faulty_server")
+
+
+@pytest.fixture(scope="session")
+def streams() -> ModuleType:
+    """tests/end_to_end/streams.py."""
+    return _load("streams")
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +66,23 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The digits, sharded by the real command."""
     folder = tmp_path_factory.mktemp("data") / "digits"
     words = _RUNS.python(_RUNS.ROOT / "data_pipeline/shard.py", "--source", "digits", "--out", folder, "--workers", 1)
+    _RUNS.Child(words, folder.parent / "shard").wait().expect(0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """1,200 JPEGs of noise in three classes, 7 MB in three shards, by the real command."""
+    folder = tmp_path_factory.mktemp("served") / "pictures"
+    source = folder.parent / "images"
+    noise = np.random.default_rng(0)
+    for number in range(1200):
+        image = Image.fromarray(noise.integers(0, 256, (64, 64, 3), np.uint8))
+        path = source / f"class {number % 3}" / f"{number:04d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path, quality=85)
+    options = ("--source", source, "--out", folder, "--shard-size", 1_500_000, "--workers", 1)
+    words = _RUNS.python(_RUNS.ROOT / "data_pipeline/shard.py", *options)
     _RUNS.Child(words, folder.parent / "shard").wait().expect(0)
     return folder
 

@@ -13,3 +13,6 @@ _SPEC.loader.exec_module(_SHARED)
 runs = _SHARED.runs
 digits = _SHARED.digits
 readme = _SHARED.readme
+pictures = _SHARED.pictures
+stores = _SHARED.stores
+streams = _SHARED.streams
