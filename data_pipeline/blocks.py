@@ -13,7 +13,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from data_pipeline.block_cache import BlockCache
-from data_pipeline.location import MissingError, RemotePath, ShortError
+from data_pipeline.location import MissingError, RemotePath, ShortError, StoreError
 from data_pipeline.manifest import INDEX_DTYPE, DatasetError, Manifest, Shard, Split, open_index, sample_starts
 from data_pipeline.order import Integers, Plan, block_bounds
 from data_pipeline.patience import PATIENCE, Patience
@@ -178,6 +178,8 @@ class RemoteShards:
             problem = f"missing from {self._tars}"
         except ShortError as error:
             problem = f"manifest lists {shard.bytes} bytes, found {error.size} at {self.where(number)}"
+        except StoreError as error:
+            raise StoreError(f"shard {shard.file}: {error}") from None
         raise DatasetError(f"shard {shard.file}: {problem}; {repair}")
 
 

@@ -4,13 +4,13 @@ import json
 import math
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.manifest import Manifest, Shard, Split, Statistics
 from data_pipeline.shard_content import SplitFormat
-from data_pipeline.shard_writer import ShardRecord
+from data_pipeline.shard_writer import ShardRecord, read_record, record_file
 from launch.atomic import explain_full_disk, sync_folder
 
 QUARANTINE = "quarantine.jsonl"
@@ -61,6 +61,15 @@ def timm_info(manifest: Manifest) -> dict[str, Any]:
     return {"name": "sherd", "splits": splits}
 
 
+def broken_samples(folder: Path, records: Iterable[ShardRecord]) -> Iterator[tuple[str, str, str]]:
+    """Split, name and reason of every sample that was left out of a shard, in the order of the shards."""
+    for record in records:
+        if record.broken:
+            whole = read_record(record_file(folder, record.shard.index))
+            assert whole is not None
+            yield from ((record.split, name, reason) for name, reason in whole.quarantined)
+
+
 def write_quarantine(folder: Path, dropped: Path | None, records: Iterable[ShardRecord]) -> int:
     """Write `quarantine.jsonl`: what the selection left out, in the file `dropped`, then what turned out to be broken.
 
@@ -76,7 +85,7 @@ def write_quarantine(folder: Path, dropped: Path | None, records: Iterable[Shard
                     lines = sum(1 for _ in source)
                     source.seek(0)
                     shutil.copyfileobj(source, file)
-            for split, name, reason in sorted((r.split, *broken) for r in records for broken in r.quarantined):
+            for split, name, reason in broken_samples(folder, records):
                 file.write(f"{json.dumps({'split': split, 'name': name, 'reason': reason})}\n".encode())
                 lines += 1
         if lines:

@@ -13,7 +13,7 @@ from data_pipeline.location import RemotePath
 from data_pipeline.manifest import NO_LABEL, Shard
 from data_pipeline.shard_content import Encoding, ShardContent, Span, SplitFormat
 from data_pipeline.shard_plan import INDEX_FOLDER, WORK_FOLDER
-from data_pipeline.shard_writer import ShardRecord, make_record, npy, read_record
+from data_pipeline.shard_writer import ShardRecord, make_record, npy, read_record, record_file
 from data_pipeline.sources import Entry
 from data_pipeline.tar_members import Member, Sample, TarReader, choose_image
 from data_pipeline.task_pool import Report
@@ -40,19 +40,19 @@ class IndexTask:
         return f"tar {self.file}"
 
     def run(self, report: Report) -> ShardRecord:
-        """The record of the tar, whose index is on the disk then; at once if it was there already.
+        """The record of the tar in short, whose index is on the disk then; at once if it was there already.
 
         Raises:
             ValueError: the tar is cut, damaged or no WebDataset.
             OSError: it cannot be read.
         """
-        path = self.folder / WORK_FOLDER / f"{self.stem}.tar.json"
+        path = record_file(self.folder, f"{self.stem}.npy")
         record = read_record(path)
         if record is None or record.task != self.digest or not self._is_whole(record):
             record = self._index()
             write_atomically(path, json.dumps(asdict(record)))
         report(1)
-        return record
+        return record.in_short()
 
     def _is_whole(self, record: ShardRecord) -> bool:
         if record.shard.samples == 0:

@@ -137,7 +137,7 @@ class _Indexing:
             "options": self.config.reproducing,
             "source": f"WebDataset tars {self.tars}",
             "versions": _versions(),
-            "quarantined": sum(len(record.quarantined) for record in records),
+            "quarantined": sum(record.broken for record in records),
             "dropped": {},
         }
         own = [record for record in records if record.split == measured]

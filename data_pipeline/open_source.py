@@ -132,7 +132,7 @@ def _open_streamed(config: ShardConfig, spool: Path) -> Source:
 
 def _refuse_others(config: ShardConfig, kind: str, *allowed: str) -> None:
     """Raises ValueError for an option that was given, but means nothing for this kind of source."""
-    from data_pipeline.location import redact
+    from launch.redaction import redact
 
     for name, reason in _OPTIONS.items():
         value = getattr(config, name)

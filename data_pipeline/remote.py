@@ -7,9 +7,10 @@ read anew. Whether they are the right ones is for checksums to say.
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from data_pipeline.location import MissingError, RemotePath, ShortError, StoreError, redact
+from data_pipeline.location import MissingError, RemotePath, ShortError, StoreError
 from data_pipeline.patience import PATIENCE, NotWantedError, Patience
 from data_pipeline.transfer import AnswerError, Transfer, UnfitError, ask_once
+from launch.redaction import redact
 
 _SLOWEST = 100_000  # bytes a second that a store must give in the long run
 _REFUSED = "missing, or no access with the present credentials"
@@ -62,7 +63,7 @@ class _Failure(NamedTuple):
 
 def _try_until_done(where: RemotePath, transfer: Transfer, patience: Patience) -> None:
     wanted = 0 if transfer.stop is None else transfer.stop - transfer.start
-    allowed = patience.seconds + wanted / _SLOWEST
+    allowed = patience.most_seconds + wanted / _SLOWEST
     began = patience.clock()
     tries = failures = 0
     while True:
@@ -74,7 +75,7 @@ def _try_until_done(where: RemotePath, transfer: Transfer, patience: Patience) -
         failures = 1 if len(transfer.data) > before else failures + 1
         pause = patience.pause(failures, failure.wait)
         seconds = patience.clock() - began
-        if failure.is_final or failures >= patience.tries or seconds + pause >= allowed:
+        if failure.is_final or failures >= patience.most_tries or seconds + pause >= allowed:
             break
         patience.sleep(pause)
         patience.interrupt()

@@ -10,7 +10,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -31,14 +31,16 @@ from launch.atomic import explain_full_disk, sync_folder, write_atomically
 class ShardRecord:
     """What is known of a written shard, as JSON in the work folder; `task` stands for what it was made from.
 
-    `labels` counts images by class number; widths and heights are in pixels. `foreign` images are not of the split's
-    format and were kept, `converted` ones were encoded anew without loss, `shrunk` ones smaller.
+    `quarantined` are names and reasons of the `broken` samples that were left out. `labels` counts images by class
+    number; widths and heights are in pixels. `foreign` images are not of the split's format and were kept, `converted`
+    ones were encoded anew without loss, `shrunk` ones smaller.
     """
 
     task: str
     split: str
     shard: Shard
     names_sha256: str
+    broken: int
     quarantined: list[tuple[str, str]]
     foreign: int
     converted: int
@@ -47,6 +49,10 @@ class ShardRecord:
     sums: Sums
     smallest: tuple[int, int]
     largest: tuple[int, int]
+
+    def in_short(self) -> "ShardRecord":
+        """Without the names of what was left out, which may be many; they stay in the file."""
+        return replace(self, quarantined=[])
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ class ShardTask:
         return f"shard {self.plan.names(self.number).file}"
 
     def run(self, report: Report) -> ShardRecord:
-        """The record of the shard, which is on the disk then; at once if it was there already.
+        """The record of the shard in short, which is on the disk then; at once if it was there already.
 
         Raises:
             ValueError: the shard is not the expected one; the old files stay.
@@ -81,15 +87,15 @@ class ShardTask:
             record = self._read_record()
             if record is not None:
                 report(self.plan.start(self.number + 1) - self.plan.start(self.number))
-                return record
+                return record.in_short()
         record = self._write(report)
         if self.expected is None:
             write_atomically(self._record_path, json.dumps(asdict(record)))
-        return record
+        return record.in_short()
 
     @property
     def _record_path(self) -> Path:
-        return self.folder / WORK_FOLDER / f"{self.plan.names(self.number).file}.json"
+        return record_file(self.folder, self.plan.names(self.number).index)
 
     def _read_record(self) -> ShardRecord | None:
         record = read_record(self._record_path)
@@ -150,6 +156,7 @@ def make_record(task: str, split: str, shard: Shard, content: ShardContent) -> S
         split=split,
         shard=shard,
         names_sha256=hashlib.sha256(content.names()).hexdigest(),
+        broken=len(content.quarantined),
         quarantined=content.quarantined,
         foreign=content.foreign,
         converted=content.converted,
@@ -159,6 +166,11 @@ def make_record(task: str, split: str, shard: Shard, content: ShardContent) -> S
         smallest=content.smallest,
         largest=content.largest,
     )
+
+
+def record_file(folder: Path, index: str) -> Path:
+    """Where a dataset that is being written keeps the record of the shard with that index."""
+    return folder / WORK_FOLDER / f"{Path(index).stem}.tar.json"
 
 
 def read_record(path: Path) -> ShardRecord | None:

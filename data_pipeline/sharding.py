@@ -13,7 +13,15 @@ from typing import Any
 from data_pipeline.config import DIGITS, ShardConfig
 from data_pipeline.corpus import Corpus, list_source, survey
 from data_pipeline.dataset_folder import DatasetFolder
-from data_pipeline.description import QUARANTINE, TIMM_INFO, describe_split, statistics_of, timm_info, write_quarantine
+from data_pipeline.description import (
+    QUARANTINE,
+    TIMM_INFO,
+    broken_samples,
+    describe_split,
+    statistics_of,
+    timm_info,
+    write_quarantine,
+)
 from data_pipeline.engines import Engine, open_engine
 from data_pipeline.listing import Listings, read_listing
 from data_pipeline.manifest import DatasetError, Manifest, Split, write_manifest
@@ -26,6 +34,8 @@ from launch.atomic import write_json
 from launch.console import Console, format_rate
 from launch.lock import WorldLock
 from launch.strict_json import closest
+
+_LEFT_OUT = {"duplicates": "the bytes of an earlier image", "near_duplicates": "they look like an earlier image"}
 
 
 def shard_dataset(config: ShardConfig, console: Console) -> Manifest:
@@ -190,10 +200,10 @@ class _Job:
             own = [record for record in records if record.split == split.split]
             splits[split.split] = described = describe_split(own, corpus.layouts[split.split], classes)
             if not described.shards:
-                broken = min(broken for record in own for broken in record.quarantined)
+                _, name, reason = next(broken_samples(self.folder.path, own))
                 raise ValueError(
                     f"--source {self.config.source}: none of the {split.samples:,} images of split {split.split} "
-                    f"can be read; {broken[0]}: {broken[1]}"
+                    f"can be read; {name}: {reason}"
                 )
         measured = "train" if "train" in splits else next(iter(splits))
         made = {
@@ -206,7 +216,7 @@ class _Job:
             "orders": {split.split: [split.listing.split, split.bytes] for split in plan.splits},
             "plan": plan.digest,
             "versions": self._versions(),
-            "quarantined": sum(len(r.quarantined) for r in records),
+            "quarantined": sum(r.broken for r in records),
             "dropped": dict(corpus.selection.counts),
             "converted": sum(r.converted for r in records),
             "foreign": sum(r.foreign for r in records),
@@ -241,7 +251,7 @@ class _Job:
             total = sum(split.samples for split in manifest.splits.values() if split.extension == "jpg")
             say(f"{made['foreign']:,} of {total:,} are not JPEG: kept byte for byte under .jpg; they decode slower")
         for reason, count in made["dropped"].items():
-            say(f"{count:,} left out: {reason}")
+            say(f"{count:,} left out: {_LEFT_OUT.get(reason) or '--' + reason.replace('_', '-')}")
         if made["quarantined"]:
             say(f"{made['quarantined']:,} broken images left out")
         if made["quarantined"] or made["dropped"]:

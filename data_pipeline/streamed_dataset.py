@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from data_pipeline.config import ShardConfig
-from data_pipeline.location import redact
 from data_pipeline.sources import Entry, Found, Outline
 from data_pipeline.table_columns import (
     choose_image_column,
@@ -26,6 +25,7 @@ from data_pipeline.table_columns import (
 )
 from data_pipeline.table_source import TABLES
 from launch.atomic import explain_full_disk
+from launch.redaction import redact
 
 _FILE_BYTES = 1_000_000_000
 _LENGTH_BYTES = 8

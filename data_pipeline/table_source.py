@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_pipeline.config import ShardConfig
-from data_pipeline.location import MissingError, RemotePath, ShortError, locate, redact
+from data_pipeline.location import MissingError, RemotePath, ShortError, locate
 from data_pipeline.sources import Entry, Found, MissingImageError, Outline
 from data_pipeline.table_columns import (
     choose_image_column,
@@ -25,6 +25,7 @@ from data_pipeline.table_columns import (
     several_labels,
     sizes,
 )
+from launch.redaction import redact
 
 if TYPE_CHECKING:
     import datasets

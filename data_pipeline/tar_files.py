@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from data_pipeline.location import RemotePath, StoreError, locate, redact
+from data_pipeline.location import RemotePath, StoreError, locate
+from launch.redaction import redact
 
 _SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
 _ORDER = ("train", "validation", "test")

@@ -22,11 +22,12 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.config import ShardConfig
-from data_pipeline.location import RemotePath, locate, redact
+from data_pipeline.location import RemotePath, locate
 from data_pipeline.manifest import MANIFEST, Manifest, locate_sample, open_index, read_manifest, sample_starts
 from data_pipeline.sources import Entry, Found, Outline
 from data_pipeline.tar_files import find_tars, names_tars
 from data_pipeline.tar_members import IMAGES, Member, TarReader, choose_image, scan_tar
+from launch.redaction import redact
 
 _NEVER_READ = IMAGES | {"pyd", "pkl", "pickle", "pth", "pt", "npz"}  # other pictures than the image, and pickles
 _MOST_TEXT = 1_000_000  # bytes of a member that is kept

@@ -229,7 +229,7 @@ async def _read_s3(files: Any, url: str, transfer: Transfer) -> None:
         total = answer["ContentLength"] if wanted is None else int(told.rpartition("/")[2])
         transfer.begin(answer.get("ETag"), total)
         offset = transfer.position
-        while not transfer.is_done and (piece := await body.read(1 << 18)):
+        while not transfer.is_done and (piece := await body.read(1 << 16)):
             transfer.add(offset, piece)
             offset += len(piece)
     finally:

@@ -28,9 +28,10 @@ from data_pipeline.list_rows import (
     read_row,
     read_rows,
 )
-from data_pipeline.location import MissingError, RemotePath, ShortError, locate, redactor
+from data_pipeline.location import MissingError, RemotePath, ShortError, locate
 from data_pipeline.sources import Entry, Found, MissingImageError, Outline
 from data_pipeline.table_columns import expressed, several_labels
+from launch.redaction import redactor
 
 _IMAGES = ("image", "path", "file", "filepath", "file_name", "filename", "url", "image_url", "image_path")
 _LABELS = ("label", "cls", "class")

@@ -20,12 +20,12 @@ def run(name: str, config: BenchmarkConfig) -> None:
 
     import torch
 
-    from data_pipeline.location import redact
     from data_pipeline.manifest import read_manifest
     from finetune.comparison import Comparison, table
     from launch.atomic import write_atomically, write_json
     from launch.console import Console
     from launch.environment import environment
+    from launch.redaction import redact
     from launch.run_folder import open_run
     from launch.strict_json import to_json
     from pretrain.model_folder import find_model

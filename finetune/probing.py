@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from data_pipeline.location import redact
 from data_pipeline.manifest import read_manifest
 from data_pipeline.order import Integers
 from data_pipeline.rows import Part
@@ -11,6 +10,7 @@ from finetune.frozen_features import Features, extract_features, freeze, labelle
 from finetune.linear_probe import train_linear_probe
 from finetune.probe_config import MAY_CHANGE_ON_RESUME, LarsProbeConfig, LogisticProbeConfig, ProbeConfig
 from launch.console import Console
+from launch.redaction import redact
 from pretrain.model_folder import find_model
 from pretrain.session import loader_workers, session
 from pretrain.world import World

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from launch.redaction import redact
+
 
 def environment(distributions: Iterable[str]) -> dict[str, Any]:
     """What is known without importing anything heavy. `distributions` are the names to give the versions of.
@@ -25,7 +27,7 @@ def environment(distributions: Iterable[str]) -> dict[str, Any]:
         "versions": {name: _version(name) for name in distributions},
         "git": git_state(Path(__file__)),
         "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
-        "command_line": list(sys.argv),
+        "command_line": [redact(word) for word in sys.argv],
     }
 
 

@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 import torch
 
-from data_pipeline.location import redact
 from data_pipeline.manifest import DatasetError
 from data_pipeline.task_pool import WorkerDiedError
 from launch.console import Console
 from launch.environment import environment
 from launch.lock import FolderInUseError, LockLostError
+from launch.redaction import redact
 from launch.run_folder import RunFolder, open_run
 from launch.strict_json import to_json
 from pretrain.checkpoint import Checkpoint, find_checkpoint, load_optimizer, load_weights, newest_checkpoint

@@ -7,13 +7,14 @@ pixels. Errors are told as the training scripts tell them.
 import argparse
 import hashlib
 import json
+import os
 import time
 from pathlib import Path
 
 from data_pipeline.augment import RandomResizedCrop
 from data_pipeline.manifest import read_manifest
 from data_pipeline.order import Plan
-from data_pipeline.patience import PATIENCE
+from data_pipeline.patience import VARIABLE
 from data_pipeline.rows import Part
 from data_pipeline.stream import Stream
 from pretrain.session import explained
@@ -34,7 +35,7 @@ def main() -> None:
     parser.add_argument("--patience", type=float, help="seconds that a store is waited for")
     options = parser.parse_args()
     if options.patience is not None:
-        object.__setattr__(PATIENCE, "seconds", options.patience)  # everyone's default, and pickled into the workers
+        os.environ[VARIABLE] = str(options.patience)
     with explained(), options.out.open("w", buffering=1) as out:
         stream = Stream(
             [Part(read_manifest(options.data), "train")],

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from data_pipeline import location
-from data_pipeline.location import MissingError, RemotePath, ShortError, StoreError, locate, redact, redactor
+from data_pipeline.location import MissingError, RemotePath, ShortError, StoreError, locate
+from launch import redaction
+from launch.redaction import redact, redactor
 
 
 def test_paths_stay_paths(tmp_path: Path) -> None:
@@ -107,7 +109,7 @@ def test_nothing_is_missed_for_speed() -> None:
     """Of a text without the words that a rule looks for first the rule would change nothing."""
 
     def thoroughly(text: str) -> str:
-        for pattern, replacement, _ in location._RULES:
+        for pattern, replacement, _ in redaction._RULES:
             text = pattern.sub(replacement, text)
         return text
 

@@ -147,6 +147,7 @@ def test_broken_images_are_listed_and_left_out(tmp_path: Path) -> None:
     assert len(manifest.split("train").shards) == 4  # a shard of nothing is not written
     assert len(list((tmp_path / "out").glob("*.tar"))) == 4
     quarantine = [json.loads(line) for line in (tmp_path / "out/quarantine.jsonl").read_text().splitlines()]
+    quarantine.sort(key=lambda line: line["name"])
     assert [(line["split"], line["name"]) for line in quarantine] == [("train", "a/cut.jpg"), ("train", "a/none.jpg")]
     assert "not a whole JPEG" in quarantine[0]["reason"]
     assert "2 broken images left out" in said
@@ -156,7 +157,7 @@ def test_broken_images_are_listed_and_left_out(tmp_path: Path) -> None:
 
 def test_nothing_but_broken_images(tmp_path: Path) -> None:
     tree(tmp_path / "in", {"1.jpg": b"x", "2.jpg": b"y"})
-    with pytest.raises(ValueError, match=r"none of the 2 images of split train can be read; 1\.jpg: not a whole image"):
+    with pytest.raises(ValueError, match=r"none of the 2 images of split train can be read; \d\.jpg: not a whole"):
         shard(tmp_path / "in", tmp_path / "out")
 
 

@@ -213,7 +213,8 @@ def test_a_dead_store_is_named(remote: Manifest, store: Store, cache: BlockCache
     with pytest.raises(StoreError) as error:
         reading.image(0, 0)
     assert re.match(
-        r"memory://set/train-000000.tar: stage fetch, bytes 0 to \d+ \(0 arrived\): OSError: connection refused, "
+        r"shard train-000000.tar: memory://set/train-000000.tar: stage fetch, bytes 0 to \d+ \(0 arrived\): "
+        r"OSError: connection refused, "
         r"token=\[redacted\]; gave up after 1 tries in 0 s$",
         str(error.value),
     )
