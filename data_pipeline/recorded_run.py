@@ -105,7 +105,7 @@ def find_data(run: RecordedRun, moved_to: Sequence[str]) -> list[Manifest]:
         FileNotFoundError: none there.
     """
     recorded = run.config["data"]
-    places = list(moved_to) or ([recorded] if isinstance(recorded, str) else list(recorded))
+    places = list(moved_to) or [recorded, *run.config.get("also", [])]
     expected = len(run.stream["fingerprints"])
     if len(places) != expected:
         raise ValueError(f"--data: {len(places)} given, the run has {expected} datasets: give each, in their order")
