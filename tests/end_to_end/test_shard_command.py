@@ -67,7 +67,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(images: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tree, sharded by one worker without incident."""
     folder = tmp_path_factory.mktemp("undisturbed") / "out"
-    out, _ = run(environment, "--source", images, "--out", folder, "--shard-size", 40_000, "--workers", 1)
+    out, _ = run(environment, "--source", images, "--out", folder, "--shard-size", 8_000, "--workers", 1)
     assert "1 files that are not images are left out" in out
     assert "train: 499 samples as jpg" in out
     assert "1 broken images left out" in out
@@ -107,7 +107,7 @@ def test_a_tree_with_a_broken_image(undisturbed: Path, images: Path) -> None:
 def test_the_same_bytes_at_any_number_of_workers(
     undisturbed: Path, images: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    run(environment, "--source", images, "--out", tmp_path / "out", "--shard-size", 40_000, "--workers", 3)
+    run(environment, "--source", images, "--out", tmp_path / "out", "--shard-size", 8_000, "--workers", 3)
     assert contents(tmp_path / "out") == contents(undisturbed)
 
 
@@ -121,7 +121,7 @@ def wait_for_shards(folder: Path, count: int, process: "subprocess.Popen[str]") 
 
 def test_killed_and_started_again(undisturbed: Path, images: Path, environment: dict[str, str], tmp_path: Path) -> None:
     folder = tmp_path / "out"
-    options = ("--source", images, "--out", folder, "--shard-size", 40_000, "--workers", 2)
+    options = ("--source", images, "--out", folder, "--shard-size", 8_000, "--workers", 2)
     for shards in (1, 5):
         process = start(environment, *options)
         wait_for_shards(folder, shards, process)
@@ -140,7 +140,7 @@ def test_killed_and_started_again(undisturbed: Path, images: Path, environment: 
 
 
 def test_workers_do_not_outlive_a_killed_parent(images: Path, environment: dict[str, str], tmp_path: Path) -> None:
-    process = start(environment, "--source", images, "--out", tmp_path / "out", "--shard-size", 40_000, "--workers", 2)
+    process = start(environment, "--source", images, "--out", tmp_path / "out", "--shard-size", 8_000, "--workers", 2)
     wait_for_shards(tmp_path / "out", 1, process)
     os.kill(process.pid, signal.SIGKILL)
     _, err = process.communicate(timeout=20)  # ends only when every process that holds the pipes has
@@ -149,7 +149,7 @@ def test_workers_do_not_outlive_a_killed_parent(images: Path, environment: dict[
 
 def test_ctrl_c(images: Path, environment: dict[str, str], tmp_path: Path) -> None:
     folder = tmp_path / "out"
-    process = start(environment, "--source", images, "--out", folder, "--shard-size", 40_000, "--workers", 2)
+    process = start(environment, "--source", images, "--out", folder, "--shard-size", 8_000, "--workers", 2)
     wait_for_shards(folder, 1, process)
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=20)
@@ -208,6 +208,6 @@ def test_the_same_bytes_from_a_copy_of_the_source(
     undisturbed: Path, images: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
     shutil.copytree(images, tmp_path / "copy")
-    run(environment, "--source", tmp_path / "copy", "--out", tmp_path / "out", "--shard-size", 40_000)
+    run(environment, "--source", tmp_path / "copy", "--out", tmp_path / "out", "--shard-size", 8_000)
     tars = [path.name for path in undisturbed.glob("*.tar")]
     assert filecmp.cmpfiles(undisturbed, tmp_path / "out", tars, shallow=False) == (tars, [], [])
