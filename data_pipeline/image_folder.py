@@ -171,6 +171,9 @@ def _walk(folder: str, prefix: str = "", above: tuple[tuple[int, int], ...] = ()
         for entry in entries:
             if entry.name.startswith("."):
                 continue
+            # Such as __MACOSX of an archive, and the __index__ of a dataset folder, whose .npy files are no images.
+            if entry.is_dir() and entry.name.startswith("__"):
+                continue
             if entry.is_dir():
                 folders.add(entry.name)
             if entry.is_dir() or entry.is_file():

@@ -131,7 +131,17 @@ def test_images_outside_the_class_folders_mean_no_labels(contents: Contents, tmp
 
 
 def test_other_and_hidden_files_are_left_out(contents: Contents, tmp_path: Path) -> None:
-    tree(tmp_path, "a/1.png", "a/.2.png", ".hidden/3.png", "a/4.webp", "a/notes.txt", "a/LICENSE", "a/no_extension")
+    tree(
+        tmp_path,
+        "a/1.png",
+        "a/.2.png",
+        ".hidden/3.png",
+        "out/__index__/train-000000.npy",
+        "a/4.webp",
+        "a/notes.txt",
+        "a/LICENSE",
+        "a/no_extension",
+    )
     (tmp_path / "a/LICENSE").write_text("Anyone may")
     np.save(tmp_path / "a/5.npy", np.zeros((2, 2, 5), np.uint16))
     listings = contents(tmp_path)
