@@ -63,7 +63,7 @@ def test_killed_twenty_five_times(runs: "Runs", cifar: Path, undisturbed: Path, 
         out = tmp_path / f"out-{rounds}"
         while kills < KILLS and not (out / "manifest.json").exists():
             child = shard(runs, cifar, out, "--workers", 2)
-            seconds = dice.uniform(0.5, whole)
+            seconds = dice.uniform(0.5, whole / 2)
             how = dice.choice(["the command", "everything", "a worker"])
             deadline = time.monotonic() + seconds
             while child.process.poll() is None and time.monotonic() < deadline:
