@@ -222,6 +222,15 @@ def test_tasks_of_a_job_lost_for_good_are_handed_out_again(
     cluster: "Slurm.SlurmCluster",
     later: Callable[[Callable[[], object]], None],
 ) -> None:
+    def is_idle(node: str) -> bool:
+        state = cluster.ask("sinfo", "-h", "-n", node, "-p", "low", "-o", "%t")
+        if "down" in state:
+            cluster.ask("scontrol", "update", f"nodename={node}", "state=resume")
+        return "idle" in state
+
+    # As the test before leaves them the nodes may be on their way back.
+    cluster.wait_until(lambda: is_idle("n1") and is_idle("n2"), 60)
+
     def lose() -> None:
         cluster.wait_until(lambda: sum(job.startswith("RUNNING") for job in cluster.jobs()) == 2)
         job = cluster.jobs()[0].split()[1]

@@ -38,7 +38,7 @@ class Campaign:
         expected = self._rows([self._start(pictures, {}, "--epochs", EPOCHS, "--workers", 0)])
         assert len(expected) == EPOCHS * SAMPLES
         # With the pauses the stream takes longer than all the kills; a cache this small makes every epoch ask again.
-        options = ("--epochs", EPOCHS, "--world", world, "--pause", 0.5)
+        options = ("--epochs", EPOCHS, "--world", world, "--pause", 0.8)
         environment = {**store.environment, "SHERD_CACHE_BYTES": "3000000"}
         store.start()
         ranks = [self._start(store.url, environment, *options, "--rank", rank) for rank in range(world)]
