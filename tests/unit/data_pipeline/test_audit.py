@@ -60,7 +60,7 @@ def write_run(
     path = folder / "checkpoints" / f"step-{step:08d}"
     path.mkdir(parents=True, exist_ok=True)
     places = [str(each.folder) for each in data]
-    config = {"recipe": "x", "data": places if len(places) > 1 else places[0], "out": str(folder), "split": "train"}
+    config = {"recipe": "x", "data": places[0], "also": places[1:], "out": str(folder), "split": "train"}
     (folder / "config.json").write_text(json.dumps(config | {"batch_size": BATCH, "seed": 3}))
     state = json.dumps({"step": step, "stream": stream})
     (path / "state.json").write_text(state)
