@@ -47,8 +47,8 @@ def rules_of(config: ShardConfig) -> Rules:
     )
 
 
-def list_source(config: ShardConfig, source: Source, outline: Outline, folder: DatasetFolder, console: Console) -> bool:
-    """Put the listing of the source into the work folder; whether it is the one that an earlier run left there.
+def list_source(config: ShardConfig, source: Source, outline: Outline, folder: DatasetFolder, console: Console) -> None:
+    """Put the listing of the source into the work folder.
 
     What was made from another listing is removed. A streamed source keeps the copy that it has.
 
@@ -57,17 +57,15 @@ def list_source(config: ShardConfig, source: Source, outline: Outline, folder: D
     """
     before = read_listing(folder.listing)
     if config.streaming and before is not None:
-        return True
+        return
     fresh = folder.work / "relisted"
     shutil.rmtree(fresh, ignore_errors=True)
     with console.progress(None, label="listed") as progress:
         listings = write_listing(fresh, source, outline, config.take, config.labels != "none", progress.advance)
-    same = before is not None and before.digest == listings.digest
-    if before is not None and not same:
+    if before is not None and before.digest != listings.digest:
         folder.forget()
     shutil.rmtree(folder.listing, ignore_errors=True)
     fresh.rename(folder.listing)
-    return same
 
 
 def survey(

@@ -90,7 +90,7 @@ def _by_place(manifest: Manifest, name: str, split: Split, keys: set[str]) -> di
 
 def _by_name(manifest: Manifest, name: str, split: Split, keys: set[str]) -> dict[str, int]:
     found = {}
-    for shard, start in zip(split.shards, sample_starts(split), strict=False):
+    for shard, start in zip(split.shards, sample_starts(split)[:-1], strict=True):
         for row, key in enumerate(read_names(manifest, shard)):
             if key in keys:
                 found[key] = int(start) + row
