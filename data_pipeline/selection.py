@@ -14,13 +14,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import xxhash
 from numpy.lib.format import open_memmap
-from numpy.typing import NDArray
 
 from data_pipeline import near_duplicates as pairing
 from data_pipeline.disk_sort import sort_on_disk
 from data_pipeline.examine import FACTS, FORMATS, Rules
 from data_pipeline.listing import Listing, Listings
-from data_pipeline.manifest import NO_LABEL
 from data_pipeline.randomness import Purpose, key
 from data_pipeline.sieve import REASONS, Sieve
 from launch.atomic import PARTIAL, clean_partials, explain_full_disk, sync_tree
@@ -45,7 +43,7 @@ class Selection:
 
     dropped: JSON lines {"split", "name", "reason"} by the source's splits in alphabetical order, as listed. counts: of
     those, by REASONS, without zeros. formats: of the images that are written, and could be read so far, by split.
-    notes: sentences for the user. class_counts: images of each class, by split; empty lists where there are no classes.
+    notes: sentences for the user.
     near_duplicates: where asked for, JSON lines {"split", "name", "other", "distance"}, in the same order.
     """
 
@@ -54,7 +52,6 @@ class Selection:
     counts: dict[str, int]
     formats: dict[str, Counter[str]]
     notes: tuple[str, ...]
-    class_counts: dict[str, list[int]]
     near_duplicates: Path | None
 
 
@@ -80,8 +77,7 @@ def select(listings: Listings, facts: Mapping[str, Sequence[Path]], rules: Rules
         results.mkdir()
         for split, listing in listings.splits.items():
             for name in ("train", "validation") if rules.holdout and split == "train" else (split,):
-                class_counts = np.zeros(len(listings.classes or ()), np.int64)
-                outputs[name] = _Output(listing, scratch / f"{len(outputs)}.kept", class_counts)
+                outputs[name] = _Output(listing, scratch / f"{len(outputs)}.kept")
         with explain_full_disk(results, FACTS.itemsize * sum(map(len, listings.splits.values()))):
             with (results / DROPPED).open("wb") as dropped:
                 for split, listing in sorted(listings.splits.items()):
@@ -108,7 +104,6 @@ def select(listings: Listings, facts: Mapping[str, Sequence[Path]], rules: Rules
         counts={REASONS[reason - 1]: counts[reason] for reason in sorted(counts)},
         formats={name: output.formats for name, output in outputs.items()},
         notes=tuple(notes),
-        class_counts={name: output.class_counts.tolist() for name, output in outputs.items()},
         near_duplicates=None if rules.near_duplicates == "ignore" else work / NEAR_DUPLICATES,
     )
 
@@ -119,7 +114,6 @@ class _Output:
 
     listing: Listing
     path: Path
-    class_counts: NDArray[np.int64]
     samples: int = 0
     formats: Counter[str] = field(default_factory=Counter)
 
@@ -130,8 +124,6 @@ class _Output:
         self.samples += len(rows)
         kinds = np.bincount(rows["format"][rows["readable"] == 1], minlength=len(FORMATS)).tolist()
         self.formats += Counter(dict(zip(FORMATS, kinds, strict=True)))
-        labels = self.listing.records()["label"][rows["number"]]
-        self.class_counts += np.bincount(labels[labels != NO_LABEL], minlength=len(self.class_counts))
 
     def rows(self) -> Iterator[np.ndarray]:
         """All that was added."""

@@ -129,7 +129,6 @@ def test_everything_may_stay(choose: Choose) -> None:
     assert found.counts == {}
     assert dropped(found) == []
     assert found.notes == ()
-    assert found.class_counts == {"train": [], "test": []}
     assert np.load(found.splits["train"].numbers).dtype == np.int64
 
 
@@ -176,7 +175,6 @@ def test_of_the_same_bytes_the_first_stays(choose: Choose) -> None:
         "test: 1 images have the bytes of an earlier one: left out",
         "train: 2 images have the bytes of an earlier one, 1 of them under another class: left out",
     )
-    assert found.class_counts == {"train": [1, 1], "test": [1, 0]}
 
 
 def test_the_same_bytes_may_stay_and_are_told_of(choose: Choose) -> None:
@@ -208,7 +206,6 @@ def test_the_formats_and_classes_of_what_is_chosen_are_counted(choose: Choose) -
     pictures = [Picture(f"{n}", label="ab"[n % 2], kind=kind, size=(10 + n, 99)) for n, kind in enumerate(kinds)]
     found = choose(Rules(min_side=11), train=pictures, test=[Picture("x")])
     assert found.formats == {"train": {"jpg": 2, "png": 1, "other": 1, "npy": 1}, "test": {"jpg": 1}}
-    assert found.class_counts == {"train": [2, 3], "test": [0, 0]}
 
 
 def content_of(found: Selection, split: str, pictures: Sequence[Picture]) -> set[str]:
@@ -317,13 +314,12 @@ def test_the_outcome_does_not_depend_on_how_the_facts_are_cut(tmp_path: Path, mo
         listings, facts = make_corpus(tmp_path / f"{at_once}", splits, at_once)
         found = select(listings, facts, rules, 3, tmp_path / f"work-{at_once}")
         files.append(files_of(tmp_path / f"work-{at_once}"))
-        outcomes.append((found.counts, found.formats, found.notes, found.class_counts))
+        outcomes.append((found.counts, found.formats, found.notes))
     assert files[0] == files[1] == files[2]
     assert outcomes[0] == outcomes[1] == outcomes[2]
     assert set(outcomes[0][0]) == {"min_side", "max_aspect", "duplicates", "near_duplicates"}
     chosen = sum(len(np.load(tmp_path / "work-7" / name)) for name in files[0] if name.endswith(".npy"))
     assert chosen + sum(outcomes[0][0].values()) == 360
-    assert sum(map(sum, outcomes[0][3].values())) == chosen
 
 
 def test_files_are_replaced_whole_or_stay(tmp_path: Path) -> None:
