@@ -130,6 +130,10 @@ class RemoteShards:
         data, first = held
         return data[start - first : stop - first]
 
+    def read_many(self, shard: int, rows: Integers, starts: list[int], stops: list[int]) -> list[memoryview]:
+        """The same for many samples."""
+        return [self.read(shard, *place) for place in zip(rows.tolist(), starts, stops, strict=True)]
+
     def forget(self, shard: int, row: int) -> None:
         """Read a sample's block anew when it is wanted next: its bytes are wrong."""
         number = self.blocks.number(shard, row)

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from data_pipeline.augment import View
+from data_pipeline.filling import PooledFilling
 from data_pipeline.manifest import sample_starts
 from data_pipeline.order import Integers, Located
-from data_pipeline.reading import Reading
 from data_pipeline.rows import Part, rows_of
-from data_pipeline.workers import open_pool, run_ahead
 
 
 @dataclass(frozen=True)
@@ -59,10 +58,9 @@ def chunks(
             zeros = np.zeros_like(members)
             yield rows_of([starts], Located(zeros, members, zeros, zeros)), (number, members)
 
-    reading = Reading([part], None, world)
-    pool = open_pool([part], view, 0, reading.access, rows=size, workers=workers, prefetch=2)
+    filling = PooledFilling([part], view, 0, plan=None, world=world, rows=size, workers=workers, prefetch=2)
     try:
-        for (number, members), (views,), labels, report in run_ahead(pool, reading.ahead(jobs()), pin_memory=False):
+        for (number, members), (views,), labels, report in filling.batches(jobs()):
             valid = torch.zeros(size, dtype=torch.bool)
             valid[: len(members)] = True
             for substitution in report.substitutions:
@@ -79,5 +77,4 @@ def chunks(
                 valid,
             )
     finally:
-        pool.close()
-        reading.close()
+        filling.close()

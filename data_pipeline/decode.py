@@ -53,6 +53,15 @@ class ImageFacts(NamedTuple):
     dtype: str = "uint8"
 
 
+class Box(NamedTuple):
+    """A part of an image, in pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
 def sniff(data: bytes | memoryview) -> str:
     """The extension that the first bytes speak for: "jpg", "png", "npy" or "other"."""
     if data[:3] == _JPEG_START:
@@ -95,6 +104,16 @@ def upright(pixels: Pixels, orientation: int) -> Pixels:
     return pixels
 
 
+def stored_box(box: Box, orientation: int, full: tuple[int, int]) -> Box:
+    """Where a box of the upright image, `full` pixels wide and high, lies in the pixels as stored."""
+    left, top, width, height = box
+    if orientation in (2, 3, 6, 7):
+        left = full[0] - left - width
+    if orientation in (3, 4, 7, 8):
+        top = full[1] - top - height
+    return Box(top, left, height, width) if orientation >= 5 else Box(left, top, width, height)
+
+
 def to_png(pixels: Pixels) -> bytes:
     """Encode RGB in uint8 losslessly, with settings that never change, so that the same pixels are the same bytes."""
     assert pixels.dtype == np.uint8
@@ -111,11 +130,16 @@ def decode(data: bytes | memoryview, scale: int = 1, strict: bool = False) -> Pi
     Raises:
         DecodeError: the bytes do not decode.
     """
+    return decode_and_tell(data, scale, strict)[0]
+
+
+def decode_and_tell(data: bytes | memoryview, scale: int = 1, strict: bool = False) -> tuple[Pixels, bool]:
+    """What `decode` gives, and whether it was Pillow that decoded it, which takes several times as long."""
     kind = sniff(data)
     if kind == "npy":
-        return read_array(data)
+        return read_array(data), False
     if kind != "jpg":
-        return _read_with_pillow(data)[0]
+        return _read_with_pillow(data)[0], True
     try:
         header = simplejpeg.decode_jpeg_header(data)
         height, width, colours = int(header[0]), int(header[1]), header[2]
@@ -123,9 +147,9 @@ def decode(data: bytes | memoryview, scale: int = 1, strict: bool = False) -> Pi
         if colours in ("CMYK", "YCCK"):
             if strict:
                 simplejpeg.decode_jpeg(data, "CMYK")  # Pillow, which has the colours right, passes altered streams
-            return _read_with_pillow(data, scale)[0]
+            return _read_with_pillow(data, scale)[0], True
         least = (-(-height // scale), -(-width // scale))
-        return simplejpeg.decode_jpeg(data, "RGB", min_height=least[0], min_width=least[1], min_factor=scale)
+        return simplejpeg.decode_jpeg(data, "RGB", min_height=least[0], min_width=least[1], min_factor=scale), False
     except DecodeError:
         raise
     except ValueError as error:

@@ -1,23 +1,23 @@
 """Filling the rows of a batch: read, decode, write pixels and labels where they belong."""
 
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.arrays import DecodeError, Pixels
-from data_pipeline.augment import Views, check_policies, groups_of
-from data_pipeline.decode import sniff
+from data_pipeline.augment import Crop, Views, check_policies, groups_of
+from data_pipeline.decoded import Decoded
 from data_pipeline.manifest import DatasetError, Manifest, locate_sample
 from data_pipeline.order import Located
 from data_pipeline.randomness import Draws, Purpose
 from data_pipeline.reading import Access
 from data_pipeline.ring import DECODE, READ, STAGES, START, WAIT, Doing, Layout, Note
-from data_pipeline.view_pixels import decode_views
+from data_pipeline.view_pixels import Size, ViewDecoder, jpeg_scale
 
 # What a worker must know of a row of a batch; `alone`: rather read just this sample than wait for its block.
 ROW_DTYPE = np.dtype(
@@ -63,13 +63,28 @@ class Substitution(NamedTuple):
 
 @dataclass
 class FillReport:
-    """What filling rows took: seconds by stage summed over processes, and what was out of the ordinary."""
+    """What filling rows took: seconds by stage, summed over processes, and what was out of the ordinary.
+
+    bytes: read. by_pillow: images that libjpeg-turbo does not decode. from_memory: images decoded before; on_device:
+    those of them whose views a device makes.
+    Of the process that uses the batches: `order_seconds` to know which samples come next, `wait_seconds` for rows that
+    were not filled yet, `collate_seconds` to copy them out of the ring, `consumer_seconds` between two batches.
+    """
 
     rows: int = 0
     bytes: int = 0
     read_seconds: float = 0.0
     decode_seconds: float = 0.0
-    not_jpeg: int = 0
+    resize_seconds: float = 0.0
+    augment_seconds: float = 0.0
+    write_seconds: float = 0.0
+    order_seconds: float = 0.0
+    wait_seconds: float = 0.0
+    collate_seconds: float = 0.0
+    consumer_seconds: float = 0.0
+    by_pillow: int = 0
+    from_memory: int = 0
+    on_device: int = 0
     substitutions: list[Substitution] = field(default_factory=list)
 
     def add(self, other: "FillReport") -> None:
@@ -114,9 +129,14 @@ def describe(parts: Sequence[Part], doing: Doing) -> str:
 
 
 class RowFiller:
-    """Fills rows of a slot of the ring. One for each process."""
+    """Fills rows of a slot of the ring. One for each process; picklable before its first use.
 
-    def __init__(self, parts: Sequence[Part], views: Views, seed: int, access: Access) -> None:
+    `decoded`: images that are in memory already.
+    """
+
+    def __init__(
+        self, parts: Sequence[Part], views: Views, seed: int, access: Access, decoded: Decoded | None = None
+    ) -> None:
         self._readers = access.readers(parts)
         self._splits = [part.manifest.split(part.split) for part in parts]
         self._keys = [int(split.fingerprint[:16], 16) for split in self._splits]
@@ -126,6 +146,8 @@ class RowFiller:
         self._views = [view for view, copies in groups for _ in range(copies)]
         self._places = [(group, copy) for group, (_, copies) in enumerate(groups) for copy in range(copies)]
         self._seed = seed
+        self._decoded = decoded
+        self._decoder: ViewDecoder | None = None
 
     def fill(
         self, rows: np.ndarray, views: Sequence[NDArray[Any]], labels: NDArray[np.int64], note: Note
@@ -143,49 +165,64 @@ class RowFiller:
             OSError: a store or a disk that does not answer.
         """
         report = FillReport(rows=len(rows))
+        decoder = self._decoder = self._decoder or ViewDecoder()
+        decoder.decode_seconds, decoder.resize_seconds, decoder.by_pillow = 0.0, 0.0, 0
         for row, dataset, shard, index, sample, epoch, view, alone in rows.tolist():
             words = (self._seed, self._keys[dataset], epoch, sample, view, Purpose.PIXELS)
-            place = (dataset, shard, index)
+            place = _Place(dataset, shard, index, sample)
             try:
                 shown, labels[row] = self._sample(place, words, report, note, alone=bool(alone))
             except DecodeError as error:
-                step, shown, labels[row] = self._next(place, sample, words, report, note)
-                report.substitutions.append(Substitution(dataset, sample, sample + step, str(error)))
+                replacement, shown, labels[row] = self._next(place, words, report, note)
+                report.substitutions.append(Substitution(dataset, sample, replacement, str(error)))
+            begin = perf_counter()
             for number, (group, copy) in enumerate(self._places):
                 views[group][row, copy] = shown[number]
+            report.write_seconds += perf_counter() - begin
+        report.decode_seconds, report.resize_seconds = decoder.decode_seconds, decoder.resize_seconds
+        report.by_pillow = decoder.by_pillow
         return report
 
     def _sample(
-        self,
-        place: tuple[int, int, int],
-        words: tuple[int, ...],
-        report: FillReport,
-        note: Note,
-        *,
-        alone: bool = False,
+        self, place: "_Place", words: tuple[int, ...], report: FillReport, note: Note, *, alone: bool = False
     ) -> tuple[list[Pixels], int]:
-        """The views and the label of the sample at a place: dataset, shard, row within the shard."""
-        begin = time.perf_counter()
-        note(READ, *place, begin)
-        dataset, shard, index = place
+        """The views and the label of a sample."""
+        assert self._decoder is not None
+        dataset, shard, index, sample = place
+        begin = perf_counter()
+        if self._decoded is not None and (held := self._decoded.image(dataset, sample)) is not None:
+            note(DECODE, dataset, shard, index, begin)
+            pixels, label = held
+            draws, wanted = self._draw(words, pixels.shape[1], pixels.shape[0])
+            if min(jpeg_scale(crop, size) for crop, size in wanted) == 1:
+                report.augment_seconds += perf_counter() - begin
+                report.from_memory += 1
+                return self._finish(draws, self._decoder.views_of(pixels, wanted), report), label
+        note(READ, dataset, shard, index, begin)
         data, entry = self._readers[dataset].image(shard, index, alone)
-        middle = time.perf_counter()
-        note(DECODE, *place, middle)
+        middle = perf_counter()
+        note(DECODE, dataset, shard, index, middle)
         width, height = int(entry["width"]), int(entry["height"])
-        draws, wanted = [], []
-        for copy, view in enumerate(self._views):
-            own = Draws(*words, copy) if copy else Draws(*words)  # the first copy draws as a single view does
-            draws.append(own)
-            wanted.append((view.draw(own, width, height), view.size))
-        shown = decode_views(data, (width, height), int(entry["orientation"]), wanted)
-        self._check(shown[0])
-        for copy, view in enumerate(self._views):
-            shown[copy] = view.finish(draws[copy], shown[copy])
+        draws, wanted = self._draw(words, width, height)
         report.bytes += len(data)
         report.read_seconds += middle - begin
-        report.decode_seconds += time.perf_counter() - middle
-        report.not_jpeg += sniff(data) != "jpg"
-        return shown, int(entry["label"])
+        report.augment_seconds += perf_counter() - middle
+        shown = self._decoder.views(data, (width, height), int(entry["orientation"]), wanted)
+        self._check(shown[0])
+        return self._finish(draws, shown, report), int(entry["label"])
+
+    def _draw(self, words: tuple[int, ...], width: int, height: int) -> tuple[list[Draws], list[tuple[Crop, Size]]]:
+        """For each view its random numbers and its crop of an image of that width and height."""
+        # The first copy draws as a single view does.
+        draws = [Draws(*words, copy) if copy else Draws(*words) for copy in range(len(self._views))]
+        pairs = zip(draws, self._views, strict=True)
+        return draws, [(view.draw(own, width, height), view.size) for own, view in pairs]
+
+    def _finish(self, draws: list[Draws], shown: list[Pixels], report: FillReport) -> list[Pixels]:
+        begin = perf_counter()
+        finished = [view.finish(own, one) for view, own, one in zip(self._views, draws, shown, strict=True)]
+        report.augment_seconds += perf_counter() - begin
+        return finished
 
     def _check(self, pixels: Pixels) -> None:
         """Other pixels than the manifest promises would be stretched into the row without a word."""
@@ -195,18 +232,27 @@ class RowFiller:
             )
 
     def _next(
-        self, place: tuple[int, int, int], sample: int, words: tuple[int, ...], report: FillReport, note: Note
+        self, place: "_Place", words: tuple[int, ...], report: FillReport, note: Note
     ) -> tuple[int, list[Pixels], int]:
-        """How far the next sample of the shard is that takes part and decodes, and what it shows.
+        """Which sample of the shard is the next that takes part and decodes, and what it shows.
 
-        It is the same one on every rank and after every resume. `sample` is the number within the split of the one at
-        `place`; after the shard's last sample comes its first.
+        It is the same one on every rank and after every resume. After the shard's last sample comes its first.
         """
-        dataset, shard, index = place
+        dataset, shard, index, sample = place
         described = self._splits[dataset].shards[shard]
         for other in (*range(index + 1, described.samples), *range(index)):
-            if sample - index + other in self._withdrawn[dataset]:
+            number = sample - index + other
+            if number in self._withdrawn[dataset]:
                 continue
             with suppress(DecodeError):
-                return other - index, *self._sample((dataset, shard, other), words, report, note)
+                return number, *self._sample(_Place(dataset, shard, other, number), words, report, note)
         raise DatasetError(f"shard {described.file}: none of its {described.samples} samples decodes, stage decode")
+
+
+class _Place(NamedTuple):
+    """Where a sample lies, and its number within the split."""
+
+    dataset: int
+    shard: int
+    index: int
+    sample: int

@@ -52,9 +52,23 @@ class ShardReader:
         else:
             self._bytes = _LocalShards(manifest, split, manifest.tars)
 
-    def row(self, shard: int, row: int) -> np.void:
-        """The index row of a sample."""
-        return self._bytes.index(shard)[row]
+    def index(self, shard: int) -> np.ndarray:
+        """A shard's index (dtype `INDEX_DTYPE`)."""
+        return self._bytes.index(shard)
+
+    def images(self, shard: int, rows: Integers) -> tuple[list[memoryview], np.ndarray]:
+        """The bytes of several images of a shard, without a copy, and their index rows (dtype `INDEX_DTYPE`).
+
+        Raises as `image` does.
+        """
+        entries = self._bytes.index(shard)[rows]
+        starts = entries["image_offset"].tolist()
+        stops = (entries["image_offset"] + entries["image_length"]).tolist()
+        found = self._bytes.read_many(shard, rows, starts, stops)
+        for number, (data, expected) in enumerate(zip(found, entries["image_hash"].tolist(), strict=True)):
+            if xxhash.xxh3_64_intdigest(data) != expected:
+                found[number] = self.image(shard, int(rows[number]))[0]
+        return found, entries
 
     def image(self, shard: int, row: int, alone: bool = False) -> tuple[memoryview, np.void]:
         """An image's bytes, without a copy, and its index row.
@@ -113,6 +127,11 @@ class _LocalShards:
     def read(self, shard: int, row: int, start: int, stop: int, alone: bool) -> memoryview:
         """The bytes from `start` to `stop` of a tar, not verified; any row, alone or not. Raises DatasetError."""
         return self._get(shard).view[start:stop]
+
+    def read_many(self, shard: int, rows: Integers, starts: list[int], stops: list[int]) -> list[memoryview]:
+        """The same for many samples."""
+        view = self._get(shard).view
+        return [view[start:stop] for start, stop in zip(starts, stops, strict=True)]
 
     def forget(self, shard: int, row: int) -> None:
         """Nothing: the tar itself is mapped, not a copy of it."""

@@ -8,20 +8,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from math import ceil, gcd
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from data_pipeline.augment import Views
-from data_pipeline.manifest import DatasetError, locate_sample, sample_starts
-from data_pipeline.order import Integers, Located, Mixture, Order, Plan, rank_positions
-from data_pipeline.reading import Reading
-from data_pipeline.rows import FillReport, Part, Substitution, layout_of, rows_of
-from data_pipeline.workers import Pool, open_pool, run_ahead
+from data_pipeline.decoded import decode_all
+from data_pipeline.device_filling import DeviceFilling
+from data_pipeline.filling import PooledFilling
+from data_pipeline.jobs import Job, locate_batches
+from data_pipeline.manifest import sample_starts
+from data_pipeline.order import Integers, Mixture, Order, Plan, rank_positions
+from data_pipeline.rows import FillReport, Part, layout_of
+from data_pipeline.stages import Stages, stages_of, what_binds
+from data_pipeline.substitutions import Substitutions
 
-_MOST_SUBSTITUTED = 0.001
+_Opens = Callable[..., PooledFilling | DeviceFilling]
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,9 @@ class Stream(IterableDataset[Batch]):
         pin_memory: hand out page-locked tensors, for asynchronous copies to a GPU.
         say: is told of a worker that keeps a batch waiting, and with which sample; by default a warning is given.
         patience: seconds of waiting after which it is told, and again after twice as long each time.
+        cache: "memory" decodes all images once, into the memory of this machine; "device" also keeps them on `device`
+            and makes views there; "none" decodes each time. The views are the same to the bit.
+        device: where `cache="device"` keeps images and hands out batches.
 
     Raises:
         ValueError: a batch that the ranks cannot share equally, weights that do not fit the parts, empty parts, parts
@@ -96,6 +103,8 @@ class Stream(IterableDataset[Batch]):
         pin_memory: bool = False,
         say: Callable[[str], None] | None = None,
         patience: float = 60.0,
+        cache: Literal["none", "memory", "device"] = "none",
+        device: torch.device | str = "cpu",
     ) -> None:
         if batch_size % world or batch_size < 1:
             near = max(world, batch_size // world * world)
@@ -127,23 +136,33 @@ class Stream(IterableDataset[Batch]):
         self._batch_size = batch_size
         self._seed = seed
         self._rank, self._world = rank, world
-        self._pin_memory = pin_memory
-        self._open_pool = partial(
-            open_pool,
-            self._parts,
-            view,
-            seed,
-            rows=batch_size // world,
-            workers=workers,
-            prefetch=prefetch,
-            say=say,
-            patience=patience,
-        )
-        self._pool: Pool | None = None
-        self._reading: Reading | None = None
+        self._workers = workers
+        rows = batch_size // world
+        decode = partial(decode_all, parts, members, threads=max(1, workers))
+        if cache == "device":
+            self._open_filling: _Opens = partial(
+                DeviceFilling, parts, view, seed, decode, device=device, members=members
+            )
+        else:
+            self._open_filling = partial(
+                PooledFilling,
+                parts,
+                view,
+                seed,
+                decode if cache == "memory" else None,
+                plan=self.plan,
+                world=world,
+                rows=rows,
+                workers=workers,
+                prefetch=prefetch,
+                pin_memory=pin_memory,
+                say=say,
+                patience=patience,
+            )
+        self._filling: PooledFilling | DeviceFilling | None = None
         self._end = None if epochs is None else ceil(epochs * self.epoch_positions / batch_size) * batch_size
         self._position = 0
-        self._substitutions: dict[tuple[int, int], Substitution] = {}
+        self._substitutions = Substitutions(self._splits)
         self._skipped: list[tuple[int, int]] = []
         self.report = FillReport()
 
@@ -192,7 +211,7 @@ class Stream(IterableDataset[Batch]):
             "plan": asdict(self.plan) | {"weights": list(self.plan.weights)},
             "seed": self._seed,
             "position": self._position,
-            "substitutions": [list(substitution) for substitution in self._substitutions.values()],
+            "substitutions": self._substitutions.to_json(),
             "skipped": [list(span) for span in self._skipped],
         }
 
@@ -212,35 +231,50 @@ class Stream(IterableDataset[Batch]):
                 raise ValueError(f"cannot resume the stream: {name} was {state[name]}, now {own[name]}; {why}")
         self._position = state["position"]
         self._skipped = [(start, stop) for start, stop in state["skipped"]]
-        self._substitutions = {}
-        for dataset, sample, replacement, reason in state["substitutions"]:
-            self._substitutions[dataset, sample] = Substitution(dataset, sample, replacement, reason)
+        self._substitutions.load(state["substitutions"])
 
     def __iter__(self) -> Iterator[Batch]:
         if get_worker_info() is not None:
             raise ValueError("the stream has its own workers: use DataLoader(stream, batch_size=None, num_workers=0)")
-        if self._pool is None:
-            self._reading = Reading(self._parts, self.plan, self._world)
-            self._pool = self._open_pool(self._reading.access)
-            weakref.finalize(self, _end, self._pool, self._reading)
-        assert self._reading is not None
+        filling = self.open()
         try:
-            for (stop, positions, located), views, labels, report in run_ahead(
-                self._pool, self._reading.ahead(self._jobs()), self._pin_memory
-            ):
-                self._note(report)
+            for (stop, positions, located), views, labels, report in filling.batches(self._jobs()):
+                self.report.add(report)
+                self._substitutions.add(report.substitutions)
                 self._position = stop
                 yield Batch(views, labels, positions, located.dataset, located.sample, located.epoch)
         except (RuntimeError, OSError):
             self.close()
             raise
 
+    def open(self, say: Callable[[str], None] | None = None) -> PooledFilling | DeviceFilling:
+        """Start the workers, or decode everything where that is done once, and `say` so; iterating does it, too.
+
+        Raises:
+            ValueError: images that are kept do not fit the memory, or could not be shown from there.
+        """
+        if self._filling is None:
+            self._filling = self._open_filling(told=say or _nobody)
+            weakref.finalize(self, self._filling.close)
+        return self._filling
+
     def close(self) -> None:
         """End the workers; iterating again starts new ones."""
-        if self._pool is not None:
-            assert self._reading is not None
-            _end(self._pool, self._reading)
-            self._pool = self._reading = None
+        if self._filling is not None:
+            self._filling.close()
+            self._filling = None
+
+    def what_binds(self) -> str:
+        """One sentence: what of the loader or its user bound since `report` was new, and what to change."""
+        return what_binds(self.report, self._workers)
+
+    def leave_out(self, seconds: float) -> None:
+        """So much of the time since the last batch has gone into something else than a step."""
+        self.report.consumer_seconds -= seconds
+
+    def stages(self) -> Stages:
+        """Where the time went since `report` was new."""
+        return stages_of(self.report, self._workers)
 
     def _spans(self) -> Iterator[tuple[int, int]]:
         """Start and end of every global batch from here on."""
@@ -254,27 +288,10 @@ class Stream(IterableDataset[Batch]):
             yield start, stop
             start = stop
 
-    def _jobs(self) -> Iterator[tuple[np.ndarray, tuple[int, Integers, Located]]]:
-        for start, stop in self._spans():
-            positions = rank_positions(start, stop - start, self._rank, self._world)
-            located = self._order.locate(positions)
-            yield rows_of(self._starts, located), (stop, positions, located)
-
-    def _note(self, report: FillReport) -> None:
-        self.report.add(report)
-        for substitution in report.substitutions:
-            self._substitutions[substitution.dataset, substitution.sample] = substitution
-        samples = sum(split.present for split in self._splits)
-        if len(self._substitutions) > _MOST_SUBSTITUTED * samples:
-            dataset, sample, _, reason = next(iter(self._substitutions.values()))
-            shard, row = locate_sample(self._starts[dataset], [sample])
-            raise DatasetError(
-                f"{len(self._substitutions)} of {samples} samples do not decode, more than {_MOST_SUBSTITUTED:.1%}: "
-                f"the first is sample {row[0]} of shard {self._splits[dataset].shards[shard[0]].file} ({reason}); "
-                "write the dataset again with this version of sherd, which leaves such images out"
-            )
+    def _jobs(self) -> Iterator[Job]:
+        own = partial(rank_positions, rank=self._rank, world=self._world)
+        return locate_batches(self._spans(), own, self._order.locate, self._starts)
 
 
-def _end(pool: Pool, reading: Reading) -> None:
-    pool.close()
-    reading.close()
+def _nobody(message: str) -> None:
+    """Who is told of what a stream does while it opens, unless somebody asks."""

@@ -62,6 +62,8 @@ def classify(recipe: str, config: ClassifyConfig, world: World, console: Console
             workers=workers,
             epochs=config.epochs,
             pin_memory=world.device.type == "cuda",
+            cache=config.cache,
+            device=world.device,
         )
         optimizer = create_optimizer(
             model, config.optimizer, exempt=model.no_weight_decay(), layer_decay=config.layer_decay
@@ -82,6 +84,7 @@ def classify(recipe: str, config: ClassifyConfig, world: World, console: Console
             f"{world.size} x {world.device.type}, {workers} loader workers each, {config.precision}, seed {config.seed}"
         )
         stream.explain(say)
+        stream.open(say)
         start = find_start(training, config.resume, init_from=None)
 
         def inputs_of(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

@@ -50,6 +50,8 @@ def train_linear_probe(
         workers=workers,
         epochs=config.epochs,
         pin_memory=world.device.type == "cuda",
+        cache=config.cache,
+        device=world.device,
     )
     promise = {**bit_equality_depends_on(world), "encoder": _hash(encoder.source)}
     training = Training(world, model, create_lars(model, config.optimizer), stream, run, console, promise)
@@ -67,6 +69,7 @@ def train_linear_probe(
         f"{workers} loader workers each, {config.precision}, seed {config.seed}"
     )
     stream.explain(console.say)
+    stream.open(console.say)
     start = find_start(training, resume=None, init_from=None)
 
     def inputs_of(batch: Batch) -> tuple[Tensor, Tensor]:

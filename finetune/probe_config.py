@@ -13,6 +13,7 @@ MAY_CHANGE_ON_RESUME = frozenset(
         "out",
         "knn",
         "workers",
+        "cache",
         "log_every",
         "checkpoint_steps",
         "keep_checkpoints",
@@ -144,6 +145,9 @@ class LarsProbeConfig(ProbeConfig):
     """Share of an image's area that a random crop shows."""
     mirror: float = 0.5
     """Probability of a horizontal flip; 0 where left and right differ in meaning, as in writing."""
+    cache: Literal["none", "memory", "device"] = "none"
+    """memory: decode all images once, into this machine's memory; device: keep them on the GPU as well and make views
+    there. For small datasets; the views are the same to the bit."""
     max_world: int = 16
     """Up to how many processes the run may ever have and read every byte once: decides the order."""
     log_every: int = 20

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from data_pipeline.stages import who_decoded
 from data_pipeline.stream import Batch, Stream
 from launch.console import Console
 from launch.run_folder import RunFolder
@@ -117,6 +118,8 @@ def fit(
             is_asked = world.any(terminated() or (world.rank == 0 and run.stop_requested()))
             if step % pace.checkpoint_steps == 0 or step == pace.steps or is_asked:
                 _save(training, step, pace.keep)
+            if is_asked or step == pace.steps:
+                _say_what_bound(training)
             if is_asked and step < pace.steps:
                 training.console.say(f"asked to stop: saved step {step}; the same command goes on from there")
                 if world.rank == 0:
@@ -126,6 +129,14 @@ def fit(
                 _evaluate(training, step, evaluate)
                 meter.restart()
     return "done"
+
+
+def _say_what_bound(training: Training) -> None:
+    """Rank 0 says of its own loader whether it kept up, and what to change."""
+    stream = training.stream
+    for sentence in (stream.what_binds(), who_decoded(stream.report)):
+        if sentence is not None:
+            training.console.say(sentence)
 
 
 def _is_evaluated(step: int, pace: Pace) -> bool:
@@ -147,6 +158,7 @@ def _evaluate(training: Training, step: int, evaluate: Callable[[int], dict[str,
     training.model.eval()
     results = evaluate(step)
     training.model.train()
+    training.stream.leave_out(time.perf_counter() - begin)
     if training.world.rank == 0:
         epoch = training.stream.position / training.stream.epoch_positions
         training.run.append_metrics({"step": step, "epoch": epoch, **results, _EVALUATED: time.perf_counter() - begin})

@@ -59,6 +59,8 @@ def train(recipe: str, config: MaeConfig) -> None:
             workers=workers,
             epochs=config.epochs,
             pin_memory=world.device.type == "cuda",
+            cache=config.cache,
+            device=world.device,
         )
         optimizer = create_optimizer(model, config.optimizer)
         training = Training(world, model, optimizer, stream, own.run, console, bit_equality_depends_on(world))
@@ -78,6 +80,7 @@ def train(recipe: str, config: MaeConfig) -> None:
             f"{world.size} x {world.device.type}, {workers} loader workers each, {config.precision}, seed {config.seed}"
         )
         stream.explain(console.say)
+        stream.open(console.say)
         start = find_start(training, config.resume, config.init_from)
 
         def noise_of(keys: Integers, purpose: Purpose) -> Tensor:

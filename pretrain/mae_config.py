@@ -12,6 +12,7 @@ MAY_CHANGE_ON_RESUME = frozenset(
         "also",
         "out",
         "workers",
+        "cache",
         "accumulate",
         "log_every",
         "checkpoint_steps",
@@ -92,6 +93,9 @@ class MaeConfig:
     """Each process runs its part of a batch in so many pieces, one after another, to save memory."""
     workers: int | None = None
     """Loader processes beside each training process; None: one for every core but one, 16 at most."""
+    cache: Literal["none", "memory", "device"] = "none"
+    """memory: decode all images once, into this machine's memory; device: keep them on the GPU as well and make views
+    there. For small datasets; the views are the same to the bit."""
     max_world: int = 16
     """Up to how many processes the run may ever have and read every byte once: decides the order."""
     log_every: int = 20

@@ -23,7 +23,7 @@ from pretrain.checkpoint import Checkpoint, find_checkpoint, load_optimizer, loa
 from pretrain.loop import Training
 from pretrain.world import World
 
-_IMAGES = ("pillow", "simplejpeg")
+_IMAGES = ("pillow", "simplejpeg", "nvidia-nvimgcodec-cu13")
 LIBRARIES = ("sherd", "torch", "torchvision", "timm", "accelerate", "numpy", "scikit-learn", "safetensors", *_IMAGES)
 """Whose versions environment.json records."""
 # What a user can mend, by the message alone; anything else is a fault of ours and keeps its traceback.

@@ -63,7 +63,7 @@ def test_samples_come_back_with_their_names(whole: Path) -> None:
     reader = ShardReader(manifest, manifest.split("train"))
     first = manifest.split("train").shards[0].samples
     assert reader.name(1, 0) == f"train-{first:09d}"
-    assert int(reader.row(1, 0)["label"]) in (0, 1, 2)
+    assert int(reader.index(1)[0]["label"]) in (0, 1, 2)
 
 
 def test_a_cut_tar_is_named_and_repaired(dataset: Manifest, whole: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_cut_tar_is_named_and_repaired(dataset: Manifest, whole: Path) -> None
 
 
 def test_an_altered_image_is_named(dataset: Manifest) -> None:
-    row = ShardReader(dataset, dataset.split("train")).row(1, 2)
+    row = ShardReader(dataset, dataset.split("train")).index(1)[2]
     start, length = int(row["image_offset"]), int(row["image_length"])
     path = dataset.folder / SHARD
     data = bytearray(path.read_bytes())

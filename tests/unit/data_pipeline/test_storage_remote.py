@@ -89,7 +89,7 @@ def test_all_samples_come_by_one_request_a_block(
     assert [name for name, *_ in store.tars()] == ["train-000000.tar"] * 2 + ["train-000001.tar"] * 2
     assert len(store.asked) == 6
     assert first.name(1, 2) == "train-000000008"
-    assert int(first.row(1, 2)["label"]) == 8
+    assert int(first.index(1)[2]["label"]) == 8
     for again in (first, reader(remote, cache), pickle.loads(pickle.dumps(reader(remote, cache)))):  # noqa: S301
         assert read_all(again) == expected
     assert len(store.asked) == 6
@@ -139,7 +139,7 @@ def altered(data: bytes) -> bytes:
 
 
 def spoil_image(reading: ShardReader, shard: int, row: int, data: bytes, start: int) -> bytes:
-    at = int(reading.row(shard, row)["image_offset"]) - start
+    at = int(reading.index(shard)[row]["image_offset"]) - start
     return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
 
@@ -162,7 +162,7 @@ def test_a_damaged_block_is_fetched_again(local: Manifest, remote: Manifest, sto
 def test_an_altered_image_is_named(
     local: Manifest, remote: Manifest, store: Store, cache: BlockCache, singly: bool
 ) -> None:
-    entry = reader(local).row(0, 1)
+    entry = reader(local).index(0)[1]
     start, stop = int(entry["image_offset"]), int(entry["image_offset"] + entry["image_length"])
     data = bytearray(store.files.cat_file("/set/train-000000.tar"))
     data[start] ^= 1
@@ -208,7 +208,7 @@ def test_a_dead_store_is_named(remote: Manifest, store: Store, cache: BlockCache
         raise OSError("connection refused, token=word-word")
 
     reading = reader(remote, cache)
-    reading.row(0, 0)
+    reading.index(0)[0]
     store.spoil = away
     with pytest.raises(StoreError) as error:
         reading.image(0, 0)

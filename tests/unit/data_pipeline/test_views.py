@@ -3,7 +3,6 @@
 import io
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,13 +19,12 @@ from data_pipeline.randomness import Draws, Purpose
 from data_pipeline.rows import Part
 from data_pipeline.storage import ShardReader
 from data_pipeline.stream import Stream
-from data_pipeline.view_pixels import decode_view, decode_views, jpeg_scale, snap
+from data_pipeline.view_pixels import Size, ViewDecoder, jpeg_scale, snap
 
 MakeDataset = Callable[..., Manifest]
 
 VIEW = RandomResizedCrop((8, 8))
 SEVERAL = MultiView(((RandomResizedCrop((8, 8)), 2), (RandomResizedCrop((4, 6), scale=(0.05, 0.4)), 3)))
-SAMPLES = Path(__file__).parents[4] / "shared/data/imagenet_samples/train.parquet"
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -50,6 +48,18 @@ def npy(values: np.ndarray) -> memoryview:
     buffer = io.BytesIO()
     np.save(buffer, values)
     return memoryview(buffer.getvalue())
+
+
+def decode_views(
+    data: bytes | memoryview, full: tuple[int, int], orientation: int, wanted: list[tuple[Crop, Size]]
+) -> list[np.ndarray]:
+    return [view.copy() for view in ViewDecoder().views(data, full, orientation, wanted)]
+
+
+def decode_view(
+    data: bytes | memoryview, full: tuple[int, int], orientation: int, crop: Crop, size: Size
+) -> np.ndarray:
+    return decode_views(data, full, orientation, [(crop, size)])[0]
 
 
 def resized(values: np.ndarray, box: tuple[int, int, int, int], size: tuple[int, int]) -> np.ndarray:
@@ -179,23 +189,6 @@ def test_mirrored_views_are_mirrored() -> None:
     data = encode(picture(60, 50))
     straight, mirrored = (decode_view(data, (60, 50), 1, Crop(3, 5, 40, 30, turn), (16, 16)) for turn in (False, True))
     np.testing.assert_array_equal(straight[:, ::-1], mirrored)
-
-
-@pytest.mark.skipif(not SAMPLES.exists(), reason=f"{SAMPLES} is absent")
-def test_views_of_photographs_are_those_of_pillow() -> None:
-    import pyarrow.parquet
-
-    column = pyarrow.parquet.read_table(SAMPLES, columns=["image"])["image"]
-    worst: dict[int, list[float]] = {}
-    for number in range(0, 40, 2):
-        data = column[number]["bytes"].as_py()
-        facts, _ = read_strictly(data)
-        crop = Crop(facts.width // 9, facts.height // 7, facts.width * 3 // 4, facts.height * 4 // 5, mirrored=False)
-        for side in (112, 48, 24, 12):
-            worst.setdefault(jpeg_scale(crop, (side, side)), []).append(difference_to_pillow(data, crop, (side, side)))
-    assert set(worst) >= {1, 2, 4, 8}
-    for scale, differences in worst.items():
-        assert np.mean(differences) < (0.1 if scale == 1 else 1.0), f"scale 1/{scale}"
 
 
 @pytest.mark.parametrize("array", [(3, "uint8"), (13, "uint16")])

@@ -76,6 +76,13 @@ def views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("views_for_workers")
 
 
+def wait_for_workers(stream: Stream) -> None:
+    """Until then the stream's process fills batches itself."""
+    pool = stream._filling._pool
+    while len(pool._started) < len(pool._processes):  # type: ignore[union-attr]
+        pool._receive(1.0)  # type: ignore[union-attr]
+
+
 def part(manifest: Manifest) -> Part:
     return Part(manifest, "train")
 
@@ -162,6 +169,7 @@ def test_a_slow_worker_is_named_again_and_again_until_it_goes_on(
     )
     batches = iter(stream)
     next(batches)
+    wait_for_workers(stream)
     flag.touch()
     assert len(list(batches)) == 4
     held = [message for message in messages if "stage decode" in message]
@@ -173,17 +181,20 @@ def test_a_slow_worker_is_named_again_and_again_until_it_goes_on(
     for message in held:
         named = pattern.fullmatch(message)
         assert named is not None
-        assert stream._pool._processes[int(named[1])].pid == int(named[2])
+        assert stream._filling._pool._processes[int(named[1])].pid == int(named[2])
     stream.close()
 
 
 def test_by_default_a_slow_worker_is_a_warning(make_dataset: MakeDataset, views: ModuleType, tmp_path: Path):
     flag = tmp_path / "held"
-    flag.touch()
     view = views.Held((8, 8), while_it_exists=flag)
-    stream = Stream([part(make_dataset([8]))], view, batch_size=8, seed=0, workers=1, epochs=1, patience=0.01)
+    stream = Stream([part(make_dataset([80]))], view, batch_size=8, seed=0, workers=1, epochs=1, patience=0.01)
+    batches = iter(stream)
+    next(batches)
+    wait_for_workers(stream)
+    flag.touch()
     with pytest.raises(RuntimeWarning, match=r"loader worker 0 \(pid \d+\) has been busy for \d+ s .*; waiting for"):
-        next(iter(stream))  # the tests turn warnings into errors
+        list(batches)  # the tests turn warnings into errors
     flag.unlink()
     stream.close()
 
@@ -197,10 +208,13 @@ def test_patience_grows_with_the_waiting(make_dataset: MakeDataset, views: Modul
         if len(times) == 5:
             flag.unlink()
 
-    flag.touch()
     view = views.Held((8, 8), while_it_exists=flag)
-    stream = Stream([part(make_dataset([8]))], view, batch_size=8, seed=0, workers=1, epochs=1, say=say, patience=0.01)
-    assert len(list(stream)) == 1
+    stream = Stream([part(make_dataset([80]))], view, batch_size=8, seed=0, workers=1, epochs=1, say=say, patience=0.01)
+    batches = iter(stream)
+    next(batches)
+    wait_for_workers(stream)
+    flag.touch()
+    assert len(list(batches)) == 9
     gaps = np.diff(times)
     assert all(gaps[number] >= 0.9 * gaps[:number].sum() for number in range(1, len(gaps)))
     stream.close()
@@ -220,8 +234,9 @@ def test_a_worker_that_never_goes_on_is_ended_with_the_stream(
     stream = Stream([part(make_dataset([8]))], view, batch_size=8, seed=0, workers=1, say=say, patience=0.01)
     batches = iter(stream)
     next(batches)
+    wait_for_workers(stream)
     flag.touch()
-    process = stream._pool._processes[0]
+    process = stream._filling._pool._processes[0]
     with pytest.raises(LookupError, match="long enough"):
         list(batches)
     stream.close()
@@ -238,7 +253,7 @@ def test_errors_of_stores_and_disks_arrive_as_themselves(make_dataset: MakeDatas
         stream = Stream([part(make_dataset([8]))], view, batch_size=8, seed=0, workers=workers)
         with pytest.raises(Exception) as caught:  # noqa: PT011 - what it is, is looked at below
             next(iter(stream))
-        assert stream._pool is None or workers == 0
+        assert stream._filling is None or workers == 0
         return caught.value
 
     store, disk, awkward, mistake = (error_of(how) for how in ("store", "disk", "awkward", "mistake"))
@@ -276,7 +291,8 @@ def test_a_killed_worker_is_reported_and_not_waited_for(make_dataset: MakeDatase
     stream = Stream([part(make_dataset([50]))], CenterCrop((8, 8)), batch_size=10, seed=0, workers=2)
     iterator = iter(stream)
     next(iterator)
-    pool = stream._pool
+    wait_for_workers(stream)
+    pool = stream._filling._pool
     os.kill(pool._processes[1].pid, signal.SIGKILL)  # type: ignore[union-attr]
     with pytest.raises(RuntimeError, match=r"loader worker 1 \(pid \d+\) died"):
         list(itertools.islice(iterator, 50))
