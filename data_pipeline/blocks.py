@@ -58,8 +58,7 @@ class Blocks:
 
 def bounds_of(split: Split, plan: Plan) -> Integers:
     """First sample number of every block of a split as `plan` cuts it, and at the end the number of samples."""
-    samples = np.asarray([shard.samples for shard in split.shards], np.int64)
-    return block_bounds(samples, np.asarray([shard.bytes for shard in split.shards], np.int64), plan)
+    return block_bounds(split.table.samples, split.table.bytes, plan)
 
 
 def fits_cache(splits: Sequence[Split], plan: Plan, world: int, most_bytes: int) -> bool:

@@ -4,12 +4,12 @@ The manifest is O(shards); what is O(samples) stays in the indexes, which are op
 """
 
 import hashlib
-import io
 import json
 import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.location import RemotePath, locate
+from data_pipeline.mapped_rows import rows_of
+from data_pipeline.shard_table import Shard, ShardTable, sorted_text
 from launch.atomic import write_json
 
 FORMAT = "sherd-dataset"
@@ -49,27 +51,6 @@ class DatasetError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Shard:
-    """One tar: file names relative to the dataset folder, sizes in bytes, SHA-256 in hex.
-
-    `first`: the number from which its keys count, -1 in tars of others.
-    """
-
-    file: str
-    samples: int
-    bytes: int
-    sha256: str
-    index: str
-    index_sha256: str
-    first: int = -1
-
-    @property
-    def names(self) -> str:
-        """The file that lists its samples' names in the source, one a line."""
-        return f"{self.index.removesuffix('.npy')}.txt"
-
-
-@dataclass(frozen=True)
 class Split:
     """The shards of one split, in order, all with the same image extension, channels and type of values.
 
@@ -78,15 +59,20 @@ class Split:
     """
 
     extension: str
-    shards: tuple[Shard, ...]
+    shards: Sequence[Shard]
     channels: int = 3
     dtype: str = "uint8"
     class_counts: tuple[int, ...] = ()
     withdrawn: tuple[int, ...] = ()
 
+    @cached_property
+    def table(self) -> ShardTable:
+        """The shards by column."""
+        return ShardTable.of(self.shards)
+
     @property
     def samples(self) -> int:
-        return sum(shard.samples for shard in self.shards)
+        return int(self.table.samples.sum())
 
     @property
     def present(self) -> int:
@@ -101,12 +87,13 @@ class Split:
 
     @property
     def bytes(self) -> int:
-        return sum(shard.bytes for shard in self.shards)
+        return int(self.table.bytes.sum())
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Hash of the shards' hashes: two splits with the same fingerprint show the same bytes in the same order."""
-        lines = [f"{shard.sha256} {shard.samples}\n" for shard in self.shards]
+        columns = self.table.column("sha256"), self.table.column("samples")
+        lines = [f"{sha256} {samples}\n" for sha256, samples in zip(*columns, strict=True)]
         lines += [f"withdrawn {number}\n" for number in self.withdrawn]
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -167,7 +154,7 @@ class Manifest:
                 "channels": split.channels,
                 "dtype": split.dtype,
                 "class_counts": list(split.class_counts),
-                "shards": [asdict(shard) for shard in split.shards],
+                "shards": split.table.to_json(),
             }
             for name, split in self.splits.items()
         }
@@ -237,13 +224,16 @@ def read_manifest(folder: str | Path, withdraw: bool = True) -> Manifest:
 
 
 def _checksum(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    found = hashlib.sha256()
+    for piece in sorted_text(content):
+        found.update(piece.encode())
+    return found.hexdigest()
 
 
 def _split(content: dict[str, Any]) -> Split:
     return Split(
         content["extension"],
-        tuple(Shard(**shard) for shard in content["shards"]),
+        ShardTable.from_json(content["shards"]),
         content["channels"],
         content["dtype"],
         tuple(content["class_counts"]),
@@ -273,10 +263,7 @@ def open_index(manifest: Manifest, shard: Shard) -> np.ndarray:
         raise DatasetError(
             f"index {shard.index}: manifest lists sha256 {shard.index_sha256[:12]}, found {found[:12]}; {repair}"
         )
-    index = np.load(path, mmap_mode="r") if isinstance(path, Path) else np.load(io.BytesIO(data), allow_pickle=False)
-    assert index.dtype == INDEX_DTYPE
-    assert len(index) == shard.samples
-    return index
+    return rows_of(data, INDEX_DTYPE, shard.samples, path if isinstance(path, Path) else None)
 
 
 def key_prefix(split: str) -> str:
@@ -286,7 +273,7 @@ def key_prefix(split: str) -> str:
 
 def sample_starts(split: Split) -> NDArray[np.int64]:
     """Number of the first sample of each shard, and at the end the number of samples: shape (shards + 1,)."""
-    return np.concatenate([[0], np.cumsum([shard.samples for shard in split.shards], dtype=np.int64)])
+    return np.append(0, np.cumsum(split.table.samples))
 
 
 def locate_sample(starts: NDArray[np.int64], samples: Sequence[int] | NDArray[np.int64]) -> tuple[NDArray, NDArray]:

@@ -8,13 +8,15 @@ and a rank that takes the positions congruent to r mod R reads only its own lane
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipeline.block_cuts import Cuts, Integers
+from data_pipeline.block_line import Line, Stretch
 from data_pipeline.randomness import Purpose, key, permutation
 
 ORDER_VERSION = 1
@@ -22,7 +24,7 @@ SMALL_WORLD_LANES = 240
 LARGE_WORLD_LANES = 7_680
 BLOCK_BYTES = 8_000_000
 
-Integers = NDArray[np.int64]
+_BLOCKS_AT_A_TIME = 1 << 18  # of an epoch are sorted, about: at 8 MB a block, those of 2 TB
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,6 @@ class Located(NamedTuple):
     view: Integers
 
 
-class _Epoch(NamedTuple):
-    blocks: Integers  # block numbers in the order of this epoch
-    ends: Integers  # where on the line each of them ends
-
-
 class Order:
     """The order of one split.
 
@@ -100,23 +97,27 @@ class Order:
     ) -> None:
         self._plan = plan
         self._key = key(seed, int(fingerprint[:16], 16))
+        shard_samples = np.asarray(shard_samples, np.int64)
         left_out = np.asarray(withdrawn, np.int64)
-        bounds = block_bounds(np.asarray(shard_samples, np.int64), np.asarray(shard_bytes, np.int64), plan)
         if members is not None:
-            if len(members) and not (np.all(np.diff(members) > 0) and members[0] >= 0 and members[-1] < bounds[-1]):
-                raise ValueError(f"subset: expected increasing sample numbers from 0 to {bounds[-1] - 1}")
+            samples = int(shard_samples.sum())
+            if len(members) and not (np.all(np.diff(members) > 0) and members[0] >= 0 and members[-1] < samples):
+                raise ValueError(f"subset: expected increasing sample numbers from 0 to {samples - 1}")
             members = np.setdiff1d(members, left_out, assume_unique=True)
-            bounds = np.searchsorted(members, bounds)
-        else:
-            bounds = bounds - np.searchsorted(left_out, bounds)
         self._members = members
+        self._withdrawn = left_out
         # The number of a sample among those that take part, and that of it among all, differ by the withdrawn before.
         self._left_out = left_out - np.arange(len(left_out))
-        self._bounds = bounds
-        self.samples = int(bounds[-1])
+        all_take_part = members is None and not len(left_out)
+        self._cuts = _cuts(shard_samples, shard_bytes, plan, None if all_take_part else self._taking_part)
+        self.samples = self._cuts.samples
         if self.samples == 0:
             raise ValueError("the split (or the subset of it) holds no samples")
-        self._epochs: OrderedDict[int, _Epoch] = OrderedDict()
+        # Of every lane so many samples are looked at while the blocks that hold them are at hand.
+        at_a_time = -(-self._cuts.count // _BLOCKS_AT_A_TIME)
+        self._reach = -(-self.samples // plan.lanes) // at_a_time + 1
+        self._lines: OrderedDict[int, Line] = OrderedDict()
+        self._stretches: OrderedDict[tuple[int, int], Stretch] = OrderedDict()
         self._pieces: OrderedDict[tuple[int, int], NDArray[np.int32]] = OrderedDict()
 
     @property
@@ -127,7 +128,7 @@ class Order:
     @property
     def blocks(self) -> int:
         """Number of blocks."""
-        return len(self._bounds) - 1
+        return self._cuts.count
 
     def locate(self, positions: Integers) -> Located:
         """Sample, epoch and view at each run position; positions may be any, in any order."""
@@ -154,39 +155,67 @@ class Order:
         )
 
     def _samples(self, epoch: int, lane: Integers, offset: Integers) -> Integers:
-        table = self._epoch(epoch)
-        rows, rest = divmod(self.samples, self._plan.lanes)
-        lane_start = lane * rows + np.minimum(lane, rest)
-        lane_end = lane_start + rows + (lane < rest)
-        line = lane_start + offset
-        place = np.searchsorted(table.ends, line, side="right")
-        block = table.blocks[place]
-        block_start = table.ends[place] - (self._bounds[block + 1] - self._bounds[block])
-        piece_start = np.maximum(block_start, lane_start)
-        piece_end = np.minimum(table.ends[place], lane_end)
-        chosen = self._bounds[block] + (piece_start - block_start)
-        by_piece = np.argsort(piece_start, kind="stable")
-        first = np.flatnonzero(np.diff(piece_start[by_piece], prepend=-1))
-        for members in np.split(by_piece, first[1:]):
-            one = members[0]
-            order = self._piece(epoch, int(piece_start[one]), int(piece_end[one]))
-            chosen[members] += order[line[members] - piece_start[one]]
+        chosen = np.empty_like(lane)
+        parts = offset // self._reach
+        for part in np.unique(parts):
+            inside = np.flatnonzero(parts == part)
+            chosen[inside] = self._samples_of_a_part(epoch, int(part), lane[inside], offset[inside])
         if self._members is not None:
             return self._members[chosen]
         return chosen + np.searchsorted(self._left_out, chosen, side="right")
 
-    def _epoch(self, epoch: int) -> _Epoch:
-        """The epoch's line of blocks. Two are kept, because a batch may lie across a border."""
-        table = self._epochs.get(epoch)
-        if table is None:
-            if len(self._epochs) == 2:
-                self._epochs.popitem(last=False)
-            blocks = permutation(key(self._key, epoch, Purpose.BLOCKS), self.blocks)
-            ends = self._bounds[1:][blocks]
-            ends -= self._bounds[:-1][blocks]
-            np.cumsum(ends, out=ends)
-            table = self._epochs[epoch] = _Epoch(blocks, ends)
-        return table
+    def _samples_of_a_part(self, epoch: int, part: int, lane: Integers, offset: Integers) -> Integers:
+        """Numbers among the samples that take part, where all offsets lie in the same part of their lanes."""
+        stretch = self._stretch(epoch, part)
+        lane_start, lane_end = self._lanes(lane)
+        line = lane_start + offset
+        place = np.searchsorted(stretch.ends, line, side="right")
+        block, block_end = stretch.blocks[place], stretch.ends[place]
+        first = self._cuts.starts(block)
+        block_start = block_end - (self._cuts.starts(block + 1) - first)
+        piece_start = np.maximum(block_start, lane_start)
+        piece_end = np.minimum(block_end, lane_end)
+        chosen = first + (piece_start - block_start)
+        by_piece = np.argsort(piece_start, kind="stable")
+        borders = np.flatnonzero(np.diff(piece_start[by_piece], prepend=-1))
+        for members in np.split(by_piece, borders[1:]):
+            one = members[0]
+            order = self._piece(epoch, int(piece_start[one]), int(piece_end[one]))
+            chosen[members] += order[line[members] - piece_start[one]]
+        return chosen
+
+    def _taking_part(self, samples: Integers) -> Integers:
+        """How many of the samples before each of these take part."""
+        if self._members is not None:
+            return np.searchsorted(self._members, samples)
+        return samples - np.searchsorted(self._withdrawn, samples)
+
+    def _lanes(self, lane: Integers) -> tuple[Integers, Integers]:
+        """Where on the line these lanes start and end."""
+        rows, rest = divmod(self.samples, self._plan.lanes)
+        start = lane * rows + np.minimum(lane, rest)
+        return start, start + rows + (lane < rest)
+
+    def _stretch(self, epoch: int, part: int) -> Stretch:
+        """The blocks of the same part of every lane: all lanes are read at the same pace."""
+        found = self._stretches.get((epoch, part))
+        if found is None:
+            if len(self._stretches) == 2:  # a batch may lie across a border
+                self._stretches.popitem(last=False)
+            start, end = self._lanes(np.arange(self._plan.lanes, dtype=np.int64))
+            start += part * self._reach
+            found = self._line(epoch).stretch(start, np.minimum(start + self._reach, end))
+            self._stretches[epoch, part] = found
+        return found
+
+    def _line(self, epoch: int) -> Line:
+        line = self._lines.get(epoch)
+        if line is None:
+            if len(self._lines) == 2:
+                self._lines.popitem(last=False)
+            seed = key(self._key, epoch, Purpose.BLOCKS)
+            line = self._lines[epoch] = Line(self._cuts, seed)
+        return line
 
     def _piece(self, epoch: int, start: int, end: int) -> NDArray[np.int32]:
         """Permutation of the part of a block that lies in one lane, from `start` to `end` on the line."""
@@ -237,21 +266,9 @@ class Mixture:
 
 
 def block_bounds(shard_samples: Integers, shard_bytes: Integers, plan: Plan) -> Integers:
-    """First sample number of every block, and at the end the number of samples: shape (blocks + 1,).
-
-    A shard of s bytes is cut into ceil(s / target) blocks whose sample counts differ by at most one, where target is
-    the smaller of `plan.block_bytes` and a quarter of a lane's bytes. The number of ranks has no part in it.
-    """
-    by_limit = -(-shard_bytes // plan.block_bytes)
-    by_lane = -(-shard_bytes * 4 * plan.lanes // max(int(shard_bytes.sum()), 1))
-    blocks = np.minimum(np.maximum(by_limit, by_lane), shard_samples)
-    shard_start = np.cumsum(shard_samples) - shard_samples
-    first_block = np.cumsum(blocks) - blocks
-    within = np.arange(int(blocks.sum()), dtype=np.int64) - np.repeat(first_block, blocks)
-    within *= np.repeat(shard_samples, blocks)
-    within //= np.repeat(blocks, blocks)
-    within += np.repeat(shard_start, blocks)
-    return np.append(within, shard_samples.sum())
+    """First sample number of every block, and at the end the number of samples: shape (blocks + 1,); see `Cuts`."""
+    cuts = _cuts(shard_samples, shard_bytes, plan)
+    return cuts.bounds(0, cuts.count)
 
 
 def rank_positions(start: int, count: int, rank: int, world: int) -> Integers:
@@ -262,6 +279,16 @@ def rank_positions(start: int, count: int, rank: int, world: int) -> Integers:
 def subset_hash(members: Integers) -> str:
     """Hash of a list of sample numbers, to record in a plan's `subset` beside the rule's name."""
     return hashlib.sha256(np.ascontiguousarray(members, "<i8").tobytes()).hexdigest()[:16]
+
+
+def _cuts(
+    shard_samples: Sequence[int] | Integers,
+    shard_bytes: Sequence[int] | Integers,
+    plan: Plan,
+    renumber: Callable[[Integers], Integers] | None = None,
+) -> Cuts:
+    samples, sizes = np.asarray(shard_samples, np.int64), np.asarray(shard_bytes, np.int64)
+    return Cuts(samples, sizes, plan.lanes, plan.block_bytes, renumber)
 
 
 def _interleave(weights: Sequence[int]) -> Integers:

@@ -167,8 +167,8 @@ def make_orders(ingredients: Sequence[Ingredient], plan: Plan, seed: int) -> lis
     splits = [(part.manifest.split(part.split), part.members) for part in ingredients]
     return [
         Order(
-            [shard.samples for shard in split.shards],
-            [shard.bytes for shard in split.shards],
+            split.table.samples,
+            split.table.bytes,
             fingerprint=split.fingerprint,
             plan=plan,
             seed=seed,

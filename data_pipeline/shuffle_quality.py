@@ -97,8 +97,8 @@ def measure_shuffle(manifest: Manifest, split: str, config: ShuffleQualityConfig
         for step in range(steps):
             chosen[step] = order.locate(positions[step]).sample
             progress.advance()
-    shards = np.asarray([shard.samples for shard in described.shards])
-    bounds = block_bounds(shards, np.asarray([shard.bytes for shard in described.shards]), plan)
+    shards = described.table.samples
+    bounds = block_bounds(shards, described.table.bytes, plan)
     withdrawn = np.asarray(described.withdrawn, np.int64)
     places = chosen - np.searchsorted(withdrawn, chosen)  # among those that take part
     way, uniform_way = np.abs(positions - places).mean(), _expected_way(positions, samples)

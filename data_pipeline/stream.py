@@ -119,8 +119,8 @@ class Stream(IterableDataset[Batch]):
         members = members or [None] * len(parts)
         orders = [
             Order(
-                [shard.samples for shard in split.shards],
-                [shard.bytes for shard in split.shards],
+                split.table.samples,
+                split.table.bytes,
                 fingerprint=split.fingerprint,
                 plan=self.plan,
                 seed=seed,

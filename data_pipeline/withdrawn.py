@@ -55,7 +55,7 @@ def find_keys(manifest: Manifest, keys: Sequence[str]) -> dict[str, list[int]]:
     """
     wanted, found = set(keys), {}
     for name, split in manifest.splits.items():
-        ours = all(shard.first >= 0 for shard in split.shards)
+        ours = min(split.table.column("first"), default=0) >= 0
         numbers = (_by_place if ours else _by_name)(manifest, name, split, wanted)
         if numbers:
             found[name] = sorted(numbers.values())
@@ -72,7 +72,7 @@ def find_keys(manifest: Manifest, keys: Sequence[str]) -> dict[str, list[int]]:
 def _by_place(manifest: Manifest, name: str, split: Split, keys: set[str]) -> dict[str, int]:
     pattern = re.compile(rf"{re.escape(key_prefix(name))}-(\d{{9,}})")
     places = {key: int(match[1]) for key in keys if (match := pattern.fullmatch(key))}
-    firsts, starts = [shard.first for shard in split.shards], sample_starts(split)
+    firsts, starts = np.asarray(split.table.column("first")), sample_starts(split)
     by_shard: dict[int, list[str]] = {}
     for key in sorted(places):
         shard = int(np.searchsorted(firsts, places[key], side="right")) - 1

@@ -1,13 +1,17 @@
 """Properties of the order: exactly once, elastic, resumable, for any sizes."""
 
+import tracemalloc
 from fractions import Fraction
 from math import ceil
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_pipeline import block_line
+from data_pipeline import order as order_module
 from data_pipeline.order import Mixture, Order, Plan, block_bounds, lanes_for, rank_positions, subset_hash
 
 FINGERPRINT = "5e" * 32
@@ -124,6 +128,45 @@ def test_the_order_never_changes():
     assert order.locate(np.arange(21, 42)).sample.tolist() == expected
 
 
+def test_the_order_of_a_billion_never_changes_and_needs_memory_for_shards_only():
+    """Frozen, too; the values are of the first version, which sorted all of an epoch's 13.8 million blocks."""
+    order = make_order([10_000] * 100_000, 7680, bytes_each=110_000, block_bytes=8_000_000)
+    assert order.blocks == 13_800_000
+    tracemalloc.start()
+    try:
+        end_of_an_epoch = order.locate(np.arange(999_999_996, 1_000_000_000))
+        later = order.locate(np.arange(123_456_789_012, 123_456_789_027, 3))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (end_of_an_epoch.epoch.tolist(), later.epoch.tolist()) == ([0] * 4, [123] * 5)
+    assert end_of_an_epoch.sample.tolist() == [421578408, 788001320, 58861915, 117866165]
+    assert later.sample.tolist() == [142796829, 885419388, 487180296, 553282851, 690531721]
+    assert peak < 110_400_000  # a number for each block
+
+
+@settings(max_examples=60)
+@given(
+    SHARDS.filter(lambda shards: sum(shards) > 1), LANES, st.sampled_from(["all", "members", "withdrawn"]), st.data()
+)
+def test_how_many_blocks_are_sorted_at_a_time_changes_nothing(
+    shards: list[int], lanes: int, which: str, data: st.DataObject
+):
+    views, at_a_time = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 9))
+    few = data.draw(st.sets(st.integers(0, sum(shards) - 1), min_size=1, max_size=sum(shards) - 1))
+    chosen: dict[str, Any] = {} if which == "all" else {which: np.asarray(sorted(few), np.int64)}
+    order = make_order(shards, lanes, views=views, bytes_each=5000, **chosen)
+    span = np.arange(3 * order.epoch_positions)
+    expected = order.locate(span).sample
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(order_module, "_BLOCKS_AT_A_TIME", at_a_time)
+        patch.setattr(block_line, "_BLOCKS_A_BIN", 1)
+        some_at_a_time = make_order(shards, lanes, views=views, bytes_each=5000, **chosen)
+        assert some_at_a_time.locate(span).sample.tolist() == expected.tolist()
+        start = data.draw(st.integers(0, len(span) - 1))
+        assert some_at_a_time.locate(span[start : start + 9]).sample.tolist() == expected[start : start + 9].tolist()
+
+
 def test_epochs_and_seeds_differ_and_shuffle_well():
     order = make_order([1000] * 10, 240)
     one, two = order.locate(np.arange(10_000)).sample, order.locate(np.arange(10_000, 20_000)).sample
@@ -146,13 +189,6 @@ def test_views_of_a_sample_lie_one_row_of_lanes_apart():
     located = order.locate(np.arange(72))
     assert located.sample[:12].tolist() == located.sample[12:24].tolist() == located.sample[24:36].tolist()
     assert located.view[:36].tolist() == [0] * 12 + [1] * 12 + [2] * 12
-
-
-def test_a_billion_samples_need_memory_for_shards_and_blocks_only():
-    order = make_order([10_000] * 1000, 7680, bytes_each=110_000, block_bytes=8_000_000)
-    located = order.locate(np.arange(123_456_789_000, 123_456_789_064))
-    assert len(set(located.sample.tolist())) == 64
-    assert order.blocks == 138_000
 
 
 def test_wrong_plans_and_subsets_say_what_is_expected():
