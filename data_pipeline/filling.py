@@ -163,6 +163,11 @@ def run_ahead(pool: Pool, jobs: Jobs[Tag], pin_memory: bool) -> Filled[Tag]:
 
 
 def _own(rows: np.ndarray, pin_memory: bool) -> Tensor:
-    """A copy of rows of the ring: page-locked if asked, with no copy between."""
+    """A copy of rows of the ring: page-locked if asked, with no copy between.
+
+    By numpy, which copies in this thread: torch would share out so little between threads that workers keep waiting.
+    """
     shared = torch.from_numpy(rows)
-    return torch.empty(shared.shape, dtype=shared.dtype, pin_memory=pin_memory).copy_(shared)
+    own = torch.empty(shared.shape, dtype=shared.dtype, pin_memory=pin_memory)
+    np.copyto(own.numpy(), rows)
+    return own

@@ -2,14 +2,15 @@
 
 Each worker writes rows straight into a slot of the ring, so no pixel is pickled or copied between processes. Workers
 are forked from a server process that has imported everything once, and end when their pipe closes: a killed parent
-leaves none behind. While they start, which takes seconds, the parent fills batches itself. A worker that keeps its
-parent waiting is named, with what it is busy with.
+leaves none behind. While they start, which takes seconds, the parent fills the first batch itself. A worker that keeps
+its parent waiting is named, with what it is busy with.
 """
 
 import copy
 import multiprocessing
 import signal
 import struct
+import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -33,7 +34,8 @@ from data_pipeline.task_pool import WorkerDiedError
 _HEADER = struct.Struct("<qq")  # a task's number and slot
 _FEWEST_ROWS = 8
 _TASKS_A_WORKER = 4  # of a batch
-_MOST_AT_A_TIME = 2  # tasks of a worker: one that it fills, one that it finds when that is done
+_MOST_ROWS = 64  # of a task
+_ROWS_AHEAD = 256  # that a worker has been given, so that it never waits for a busy parent
 _SECONDS_TO_END = 10.0
 _STARTED = -1  # what a worker reports first, in place of a task's number
 
@@ -81,24 +83,29 @@ class WorkerPool:
         self._next_task = 0
         self._queue: deque[int] = deque()  # those that no worker has yet
         self._given: list[list[int]] = [[] for _ in range(workers)]  # those that each worker has
+        self._rows_given = [0] * workers
         self._reports: dict[int, FillReport] = {}
         # What a store sends is not waited for here: a worker that waits is told of, this process would be silent.
         self._own = RowFiller(parts, views, seed, access, decoded) if access.cache is None else None
+        ends = []
         for worker in range(workers):
             self._status.note(worker)(START, 0, 0, 0, perf_counter())
             ours, theirs = context.Pipe()
             filler = RowFiller(parts, views, seed, access, decoded)
             arguments = (theirs, (memory, slots, layout), (notes, worker), filler)
-            process = context.Process(target=work, args=arguments, daemon=True)
-            process.start()
-            theirs.close()  # so that the worker's end closes when the worker ends
+            self._processes.append(context.Process(target=work, args=arguments, daemon=True))
             self._pipes.append(ours)
-            self._processes.append(process)
+            ends.append(theirs)
+        self._failure: Exception | None = None
+        self._is_closing = False
+        # The server of processes answers only when it has imported everything.
+        self._starter = threading.Thread(target=self._start, args=(ends,))
+        self._starter.start()
 
     def submit(self, slot: int, rows: np.ndarray) -> None:
         """Ask for a slot to be filled with these rows (dtype `ROW_DTYPE`)."""
         assert slot not in self._reports
-        length = max(_FEWEST_ROWS, -(-len(rows) // (_TASKS_A_WORKER * len(self._pipes))))
+        length = min(_MOST_ROWS, max(_FEWEST_ROWS, -(-len(rows) // (_TASKS_A_WORKER * len(self._pipes)))))
         self._reports[slot] = FillReport()
         for start in range(0, len(rows), length):
             self._tasks[self._next_task] = _Task(slot, rows[start : start + length])
@@ -123,6 +130,7 @@ class WorkerPool:
             if waited >= limit and any(task.slot == slot for task in self._tasks.values()):
                 self._say(f"{self._slowest(slot)}; waiting for {waited:.0f} s")
                 limit = 2 * waited
+        self._own = None
         return self._reports.pop(slot)
 
     def drain(self) -> None:
@@ -132,16 +140,31 @@ class WorkerPool:
 
     def close(self) -> None:
         """End the workers; those that are stuck in a read are killed."""
+        self._is_closing = True
+        self._starter.join()
         for pipe in self._pipes:
             pipe.close()
         end = perf_counter() + _SECONDS_TO_END
         for process in self._processes:
+            if process.pid is None:  # not started any more
+                continue
             process.join(timeout=max(0.0, end - perf_counter()))
             if process.exitcode is None:
                 process.kill()
 
+    def _start(self, ends: list[Connection]) -> None:
+        """Start the processes; in a thread. `ends` of the pipes are theirs."""
+        for process, end in zip(self._processes, ends, strict=True):
+            try:
+                if not self._is_closing and self._failure is None:
+                    process.start()
+            except Exception as error:  # noqa: BLE001 - whatever it is, who waits for the worker must hear of it
+                self._failure = error
+            finally:
+                end.close()  # so that the worker's end closes when the worker ends
+
     def _fill_one(self, slot: int) -> bool:
-        """While no worker has started, fill the slot's next task here. Whether one was filled."""
+        """While no worker has started, fill the first batch's next task here. Whether there is more to look for."""
         self._receive(0.0)
         assert self._own is not None
         if self._started:
@@ -159,14 +182,15 @@ class WorkerPool:
         return True
 
     def _deal(self) -> None:
-        """Give queued tasks to workers that have started and have few."""
+        """Give queued tasks to workers that have started, to the one with the fewest rows first."""
         while self._queue and self._started:
-            worker = min(self._started, key=lambda worker: len(self._given[worker]))
-            if len(self._given[worker]) >= _MOST_AT_A_TIME:
+            worker = min(self._started, key=self._rows_given.__getitem__)
+            if self._rows_given[worker] >= _ROWS_AHEAD:
                 return
             number = self._queue.popleft()
-            self._given[worker].append(number)
             slot, rows = self._tasks[number]
+            self._given[worker].append(number)
+            self._rows_given[worker] += len(rows)
             try:
                 self._pipes[worker].send_bytes(_HEADER.pack(number, slot) + rows.tobytes())
             except (BrokenPipeError, ConnectionResetError) as error:
@@ -186,6 +210,7 @@ class WorkerPool:
                 self._started.add(worker)
             else:
                 self._given[worker].remove(number)
+                self._rows_given[worker] -= report.rows
                 self._done(number, report)
         self._deal()
 
@@ -201,7 +226,9 @@ class WorkerPool:
         seconds = perf_counter() - doing.since
         return f"loader worker {worker} (pid {pid}) has been busy for {seconds:.0f} s {describe(self._parts, doing)}"
 
-    def _death(self, worker: int) -> WorkerDiedError:
+    def _death(self, worker: int) -> Exception:
+        if self._failure is not None:
+            return self._failure
         process = self._processes[worker]
         process.join(timeout=1)
         code = process.exitcode
@@ -242,8 +269,15 @@ def work(pipe: Connection, ring: tuple[Any, int, Layout], status: tuple[Any, int
 
 def fill_rows(filler: RowFiller, ring: Ring, slot: int, rows: np.ndarray, note: Note) -> FillReport:
     """Fill rows (dtype `ROW_DTYPE`) of a slot in this process; raises as `RowFiller.fill`."""
-    with torch.inference_mode():  # some microseconds less for each image
-        return filler.fill(rows, [view[slot] for view in ring.views], ring.labels[slot], note)
+    threads = torch.get_num_threads()
+    if threads > 1:  # for one image at a time they wait for each other longer than they work
+        torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():  # some microseconds less for each image
+            return filler.fill(rows, [view[slot] for view in ring.views], ring.labels[slot], note)
+    finally:
+        if threads > 1:
+            torch.set_num_threads(threads)
 
 
 def unwatched(stage: int, dataset: int, shard: int, index: int, since: float) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -99,15 +100,24 @@ def go_on_elsewhere(runs: "Runs", data: Path, out: Path, undisturbed: Path) -> N
 
 
 def change_on_the_way(runs: "Runs", data: Path, out: Path, undisturbed: Path) -> None:
-    """What may change on resume, the number of workers above all, and changes nothing that is computed."""
-    run = runs.train(data, out, "--checkpoint-steps", 5, "--keep-checkpoints", 1, "--workers", 0)
-    run.wait_until(lambda: runs.last_step(out) >= 22)
-    (out / "stop").touch()
-    run.wait().expect(0)
+    """What may change on resume, workers and caches above all, and changes nothing that is computed."""
+
+    def stop_at(step: int, *more: object) -> "Runs.Finished":
+        run = runs.train(data, out, "--checkpoint-steps", 5, "--keep-checkpoints", 1, *more)
+        run.wait_until(lambda: runs.last_step(out) >= step)
+        (out / "stop").touch()
+        return run.wait().expect(0)
+
+    stop_at(12, "--workers", 0)
+    cached = stop_at(26, "--cache", "device")
+    assert "decoding 1,437 images once, into 0 MB of memory" in cached.out
     assert len(list((out / "checkpoints").glob("step-*"))) == 1
     moved = out.parent / "moved data"
     moved.symlink_to(data)
-    runs.finish(data, out, "--data", moved, "--workers", 2)
+    last = runs.finish(data, out, "--data", moved, "--workers", 2, "--cache", "memory")
+    assert "decoding 1,437 images once" in last.out
+    assert re.search(r"data: [\d,]+ images/s; waited for [\d.]+% of the time", last.out)
+    assert "Pillow decoded" not in last.out
     assert runs.metrics(out) == runs.metrics(undisturbed)
     assert (runs.newest(out) / "model.safetensors").read_bytes() == (
         runs.newest(undisturbed) / "model.safetensors"
