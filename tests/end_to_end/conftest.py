@@ -1,6 +1,7 @@
 """What tests of whole commands share: how to run them, a small dataset, and a run that nothing disturbed."""
 
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -97,7 +98,10 @@ def undisturbed(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def side_by_side() -> Iterator[ThreadPoolExecutor]:
-    """Three scenarios at a time: most of each is the start of Python, one core's work, and now and then it waits."""
-    with ThreadPoolExecutor(3) as pool:
+    """Three scenarios at a time: most of each is the start of Python, one core's work, and now and then it waits.
+
+    Two where another worker of pytest-xdist has as many.
+    """
+    with ThreadPoolExecutor(2 if "PYTEST_XDIST_WORKER" in os.environ else 3) as pool:
         yield pool
         pool.shutdown(cancel_futures=True)

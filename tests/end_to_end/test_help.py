@@ -16,6 +16,8 @@ if TYPE_CHECKING:
         ("data_pipeline/shard.py",),
         ("data_pipeline/survey.py",),
         ("data_pipeline/survey.py", "preview"),
+        ("data_pipeline/survey.py", "verify"),
+        ("data_pipeline/survey.py", "explain"),
         ("data_pipeline/survey.py", "audit"),
         ("pretrain/mae.py",),
         ("pretrain/mae.py", "digits"),
@@ -35,6 +37,7 @@ def test_help_is_instant(runs: "Runs", tmp_path: Path, words: tuple[str, ...]) -
         finished = runs.Child(runs.python(runs.ROOT / words[0], *words[1:], "--help"), tmp_path / "help").wait()
         seconds.append(time.perf_counter() - began)
         finished.expect(0)
-    assert "--out" in finished.out
+    assert ("--data" if words[-1] in ("verify", "explain") else "--out") in finished.out
+    assert ("shuffle-quality" in finished.out) == (words == ("data_pipeline/survey.py",))
     assert finished.err == ""
     assert min(seconds) < 0.5
