@@ -19,7 +19,7 @@ HEADINGS = {
 }
 _MORE = {CORE: ["grey levels from Pillow"], READING: ["MB/s"], SMALL_READING: ["MB/s"]}
 _MOST_SPREAD = 1.3  # of the greatest over the least
-_STAGES = ("read", "decode", "resize", "augment", "write", "order", "wait", "collate", "step", "transfer")
+_STAGES = ("read", "decode", "resize", "augment", "write", "other", "order", "wait", "collate", "step", "transfer")
 
 
 class Spread(NamedTuple):
@@ -134,7 +134,7 @@ def stage_table(rounds: Sequence[Round]) -> str:
         typical = sorted(found, key=lambda one: one["images_per_second"])[len(found) // 2]
         binds.append(f"{contender.name}: {typical['binds']}")
     heading = (
-        "where our time goes, us/image: from read to write in all workers, the others in the process that uses the\n"
+        "where our time goes, us/image: from read to other in all workers, the others in the process that uses the\n"
         "batches (step: between two of them); busy: share of the workers' time in use"
     )
     return "\n".join([heading, aligned(["", *_STAGES, "busy"], rows), *binds]) if rows else ""

@@ -17,7 +17,8 @@ from data_pipeline.arrays import Pixels
 from data_pipeline.decode import Box
 
 _PACKAGES = ("nvidia-nvimgcodec-cu13", "nvidia-nvimgcodec-cu12")
-_LEAST_SPARED = 8192  # pixels: fewer are decoded sooner than the region is set up
+LEAST_SPARED = 8192
+"""Pixels: fewer are decoded sooner than a region is set up."""
 
 
 class RegionDecoder:
@@ -44,7 +45,7 @@ class RegionDecoder:
         None where decoding the whole image is to be preferred: little would be spared, it is printed in inks, its size
         is another one, it is damaged, or the library is absent.
         """
-        if self._library is None or full[0] * full[1] - box.width * box.height < _LEAST_SPARED:
+        if self._library is None or full[0] * full[1] - box.width * box.height < LEAST_SPARED:
             return None
         library = self._library
         try:

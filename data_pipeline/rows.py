@@ -65,14 +65,15 @@ class Substitution(NamedTuple):
 class FillReport:
     """What filling rows took: seconds by stage, summed over processes, and what was out of the ordinary.
 
-    bytes: read. by_pillow: images that libjpeg-turbo does not decode. from_memory: images decoded before; on_device:
-    those of them whose views a device makes.
+    bytes: read. fill_seconds: in all, of which the stages leave some out. by_pillow: images that libjpeg-turbo does not
+    decode. from_memory: images decoded before; on_device: those of them whose views a device makes.
     Of the process that uses the batches: `order_seconds` to know which samples come next, `wait_seconds` for rows that
     were not filled yet, `collate_seconds` to copy them out of the ring, `consumer_seconds` between two batches.
     """
 
     rows: int = 0
     bytes: int = 0
+    fill_seconds: float = 0.0
     read_seconds: float = 0.0
     decode_seconds: float = 0.0
     resize_seconds: float = 0.0
@@ -164,7 +165,7 @@ class RowFiller:
             DatasetError: bytes are absent or altered, or no sample of a shard decodes.
             OSError: a store or a disk that does not answer.
         """
-        report = FillReport(rows=len(rows))
+        start, report = perf_counter(), FillReport(rows=len(rows))
         decoder = self._decoder = self._decoder or ViewDecoder()
         decoder.decode_seconds, decoder.resize_seconds, decoder.by_pillow = 0.0, 0.0, 0
         for row, dataset, shard, index, sample, epoch, view, alone in rows.tolist():
@@ -181,6 +182,7 @@ class RowFiller:
             report.write_seconds += perf_counter() - begin
         report.decode_seconds, report.resize_seconds = decoder.decode_seconds, decoder.resize_seconds
         report.by_pillow = decoder.by_pillow
+        report.fill_seconds = perf_counter() - start
         return report
 
     def _sample(

@@ -16,6 +16,7 @@ _ADVICE = {
     "resize": "more --workers where there are cores; shards written at about the size that is shown",
     "augment": "more --workers where there are cores; a cheaper policy",
     "write": "more --workers where there are cores",
+    "other": "more --workers where there are cores",
 }
 
 
@@ -23,10 +24,10 @@ _ADVICE = {
 class Stages:
     """Microseconds an image, by stage.
 
-    workers: of the processes that fill rows, summed over them. here: of the process that uses the batches: `order`
-    (which samples come next), `wait` (for rows not filled yet), `collate` (copies them out of the ring) and `step`
-    (between two batches: copies to the device, training). images_per_second: of this process. busy: share of the
-    workers' time in which they had something to do.
+    workers: of the processes that fill rows, summed over them; `other` is what lies between the stages. here: of the
+    process that uses the batches: `order` (which samples come next), `wait` (for rows not filled yet), `collate`
+    (copies them out of the ring) and `step` (between two batches: copies to the device, training).
+    images_per_second: of this process. busy: share of the workers' time in which they had something to do.
     """
 
     workers: dict[str, float]
@@ -46,7 +47,8 @@ class Stages:
 def stages_of(report: FillReport, workers: int) -> Stages:
     """The stages of what a stream reported; `workers`: its processes, 0 where it fills rows itself."""
     images = max(1, report.rows)
-    by_worker = {name: getattr(report, f"{name}_seconds") / images * 1e6 for name in _ADVICE}
+    by_worker = {name: getattr(report, f"{name}_seconds") / images * 1e6 for name in _ADVICE if name != "other"}
+    by_worker["other"] = max(0.0, report.fill_seconds / images * 1e6 - sum(by_worker.values()))
     wall = report.order_seconds + report.wait_seconds + report.collate_seconds + report.consumer_seconds
     here = {
         "order": report.order_seconds / images * 1e6,

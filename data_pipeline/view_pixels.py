@@ -14,7 +14,7 @@ from torch.nn import functional
 from data_pipeline.arrays import DecodeError, Pixels
 from data_pipeline.augment import Crop
 from data_pipeline.decode import Box, decode_and_tell, sniff, stored_box, upright
-from data_pipeline.region_decoder import RegionDecoder
+from data_pipeline.region_decoder import LEAST_SPARED, RegionDecoder
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -52,23 +52,24 @@ class ViewDecoder:
             DecodeError: the bytes do not decode, or to another size than the index says.
         """
         begin = perf_counter()
-        is_jpeg = sniff(data) == "jpg"
-        scale = min([jpeg_scale(crop, size) for crop, size in wanted]) if is_jpeg else 1
+        scale = min([jpeg_scale(crop, size) for crop, size in wanted]) if sniff(data) == "jpg" else 1
         boxes = [snap(crop, scale) for crop, _ in wanted]
-        region, pixels = _around(boxes), None
-        if is_jpeg and scale == 1:
+        corner, pixels = (0, 0), None
+        if scale == 1 and full[0] * full[1] > LEAST_SPARED:
+            region = _around(boxes)
             stored = full if orientation < 5 else (full[1], full[0])
             pixels = self._regions.decode(data, stored_box(region, orientation, full), stored)
+            if pixels is not None:
+                pixels = upright(pixels, orientation)
+                corner = region[:2]
         if pixels is None:
-            region = Box(0, 0, *full)
             pixels, by_pillow = decode_and_tell(data, scale)
             self.by_pillow += by_pillow
-            _check_size(upright(pixels, orientation), full, scale)
-        pixels = upright(pixels, orientation)
+            pixels = upright(pixels, orientation)
+            _check_size(pixels, full, scale)
         middle = perf_counter()
         shown = [
-            view_of(pixels, box._replace(left=box.left - region.left, top=box.top - region.top), size, crop.mirrored)
-            for box, (crop, size) in zip(boxes, wanted, strict=True)
+            view_of(pixels, box, size, crop.mirrored, corner) for box, (crop, size) in zip(boxes, wanted, strict=True)
         ]
         self.decode_seconds += middle - begin
         self.resize_seconds += perf_counter() - middle
@@ -94,12 +95,15 @@ def jpeg_scale(crop: Crop, size: Size) -> int:
 
 def snap(crop: Crop, scale: int) -> Box:
     """The crop in pixels of an image decoded at 1/scale."""
+    if scale == 1:
+        return Box(*crop[:4])
     return Box(crop.left // scale, crop.top // scale, max(1, crop.width // scale), max(1, crop.height // scale))
 
 
-def view_of(pixels: Pixels, box: Box, size: Size, mirrored: bool) -> Pixels:
-    """A box of upright pixels, resized, and mirrored if asked."""
-    pixels = pixels[box.top : box.top + box.height, box.left : box.left + box.width]
+def view_of(pixels: Pixels, box: Box, size: Size, mirrored: bool, corner: tuple[int, int] = (0, 0)) -> Pixels:
+    """A box of an upright image, resized, and mirrored if asked; `corner`: left and top of the pixels at hand."""
+    left, top = box.left - corner[0], box.top - corner[1]
+    pixels = pixels[top : top + box.height, left : left + box.width]
     if pixels.shape[:2] != size:
         return _resize(pixels, size, mirrored)
     return pixels[:, ::-1] if mirrored else pixels

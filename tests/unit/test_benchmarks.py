@@ -116,7 +116,7 @@ def test_stages_are_medians_and_the_middle_round_says_what_binds():
     ]
     lines = loader_tables.stage_table(rounds).splitlines()
     assert lines[2].split()[:5] == ["read", "decode", "resize", "augment", "write"]
-    assert lines[3].split() == ["sherd", "12.0", "900.0", "-", "-", "-", "-", "1.0", "-", "-", "-", "90%"]
+    assert lines[3].split() == ["sherd", "12.0", "900.0", "-", "-", "-", "-", "-", "1.0", "-", "-", "-", "90%"]
     assert lines[4:] == ["sherd: decode binds at 200"]
 
 

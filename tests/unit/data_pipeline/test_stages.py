@@ -14,15 +14,23 @@ def report(**values: float) -> FillReport:
 
 def test_stages_are_microseconds_an_image_and_shares():
     stages = stages_of(
-        report(read_seconds=0.1, decode_seconds=1.0, resize_seconds=0.3, wait_seconds=0.5, consumer_seconds=0.5), 2
+        report(
+            fill_seconds=1.5,
+            read_seconds=0.1,
+            decode_seconds=1.0,
+            resize_seconds=0.3,
+            wait_seconds=0.5,
+            consumer_seconds=0.5,
+        ),
+        2,
     )
-    assert stages.workers == {"read": 100, "decode": 1000, "resize": 300, "augment": 0, "write": 0}
+    assert stages.workers == {"read": 100, "decode": 1000, "resize": 300, "augment": 0, "write": 0, "other": 100}
     assert stages.here == {"order": 0, "wait": 500, "collate": 0, "step": 500}
     assert stages.images_per_second == 1000
-    assert stages.busy == pytest.approx(0.7)
+    assert stages.busy == pytest.approx(0.75)
     lines = stages.table().splitlines()
     assert lines[0].split() == ["where", "stage", "us/image", "share"]
-    assert lines[2].split() == ["workers", "decode", "1000.0", "71%"]
+    assert lines[2].split() == ["workers", "decode", "1000.0", "67%"]
     assert lines[-1].split() == ["this", "process", "step", "500.0", "50%"]
 
 
