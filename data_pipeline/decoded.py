@@ -86,7 +86,7 @@ def decode_all(
     ]
     decoded = _make_room(splits, chosen, readers())
     count = sum(map(len, chosen))
-    say(f"decoding {count:,} images once, into {len(decoded.memory) / 1e6:,.0f} MB of memory")
+    say(f"decoding {count:,} images once, into {len(decoded.memory) / 1e6:,.1f} MB of memory")
     tasks = [
         (dataset, samples[start : start + _TASK])
         for dataset, samples in enumerate(chosen)

@@ -1,4 +1,4 @@
-"""One region of a JPEG without the rest: rows below it are not read, and of those above and beside it no pixel is made.
+"""One region of a JPEG without the rest: rows below it are not read, and those above it not turned into pixels.
 
 By nvImageCodec on the CPU, whose libjpeg-turbo gives the very pixels that decoding the whole image gives there. Where
 that library is not installed the whole image is decoded instead, with the same result.

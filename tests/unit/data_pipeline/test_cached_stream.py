@@ -139,7 +139,7 @@ def test_opening_says_what_is_decoded(make_dataset: MakeDataset):
     filling = stream.open(said.append)
     assert stream.open(said.append) is filling
     assert len(said) == 2
-    assert said[0].startswith("decoding 14 images once, into 0 MB")
+    assert said[0].startswith("decoding 14 images once, into 0.0 MB")
     assert len(list(stream)) == 2
 
 
