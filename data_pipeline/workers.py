@@ -98,6 +98,9 @@ class WorkerPool:
             ends.append(theirs)
         self._failure: Exception | None = None
         self._is_closing = False
+        for split in (split for part in parts for split in part.manifest.splits.values()):
+            # What is computed once is computed now: it must not change while the thread pickles it.
+            _ = split.fingerprint, split.table.samples, split.table.bytes
         # The server of processes answers only when it has imported everything.
         self._starter = threading.Thread(target=self._start, args=(ends,))
         self._starter.start()
