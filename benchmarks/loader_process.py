@@ -160,6 +160,7 @@ def check_batch(images: "Tensor", labels: "Tensor", job: Job, stored: list[int])
     if (colours[0] - colours[2]).abs().mean() <= colours.std() / 100:
         raise ValueError(f"{job.contender}: grey images, expected colours")
     found = labels.tolist()
+    # Windows over the labels: each start leaves one label less.
     runs = set(zip(*(stored[start:] for start in range(_RUN)), strict=False))
     as_stored = sum(run in runs for run in zip(*(found[start:] for start in range(_RUN)), strict=False))
     if as_stored > job.batch_size / 4 or len(set(found)) < min(8, len(set(stored))):

@@ -255,13 +255,13 @@ class Stream(IterableDataset[Batch]):
         """
         if self._filling is None:
             self._filling = self._open_filling(told=say or _nobody)
-            weakref.finalize(self, self._filling.close)
+            self._closer = weakref.finalize(self, self._filling.close)
         return self._filling
 
     def close(self) -> None:
         """End the workers; iterating again starts new ones."""
         if self._filling is not None:
-            self._filling.close()
+            self._closer()  # and lets go of what was decoded, which the stream would keep otherwise
             self._filling = None
 
     def what_binds(self) -> str:
