@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from data_pipeline.augment import Views
+from data_pipeline.batch_spans import BatchSpans
 from data_pipeline.decoded import decode_all
 from data_pipeline.device_filling import DeviceFilling
 from data_pipeline.filling import PooledFilling
@@ -132,7 +133,7 @@ class Stream(IterableDataset[Batch]):
         self._order = Mixture(orders, self.plan)
         layout_of(parts, view, batch_size // world)  # refuses what does not go together, before anything is started
         self._starts = [sample_starts(split) for split in self._splits]
-        self._parts = tuple(parts)
+        self.parts = tuple(parts)
         self._batch_size = batch_size
         self._seed = seed
         self._rank, self._world = rank, world
@@ -160,10 +161,9 @@ class Stream(IterableDataset[Batch]):
                 patience=patience,
             )
         self._filling: PooledFilling | DeviceFilling | None = None
-        self._end = None if epochs is None else ceil(epochs * self.epoch_positions / batch_size) * batch_size
+        self._spans = BatchSpans(batch_size, None if epochs is None else self.steps(epochs) * batch_size)
         self._position = 0
         self._substitutions = Substitutions(self._splits)
-        self._skipped: list[tuple[int, int]] = []
         self.report = FillReport()
 
     @property
@@ -200,9 +200,12 @@ class Stream(IterableDataset[Batch]):
 
     def skip(self, start: int, stop: int) -> None:
         """Leave out the run positions from `start` to `stop`: whole batches, on every rank alike."""
-        if (stop - start) % self._batch_size or start < self._position:
-            raise ValueError(f"skip {start} to {stop}: expected whole batches of {self._batch_size} not yet handed out")
-        self._skipped.append((start, stop))
+        self._spans.skip(start, stop, self._position)
+
+    @property
+    def batches_left(self) -> int:
+        """Batches still to be handed out. Raises ValueError for a stream without an end."""
+        return self._spans.left(self._position)
 
     def state(self) -> dict[str, Any]:
         """Everything a resumed stream needs, for JSON. Only `substitutions` can differ between ranks: merge them."""
@@ -212,7 +215,7 @@ class Stream(IterableDataset[Batch]):
             "seed": self._seed,
             "position": self._position,
             "substitutions": self._substitutions.to_json(),
-            "skipped": [list(span) for span in self._skipped],
+            "skipped": [list(span) for span in self._spans.skipped],
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -230,7 +233,7 @@ class Stream(IterableDataset[Batch]):
             if state[name] != own[name]:
                 raise ValueError(f"cannot resume the stream: {name} was {state[name]}, now {own[name]}; {why}")
         self._position = state["position"]
-        self._skipped = [(start, stop) for start, stop in state["skipped"]]
+        self._spans.skipped = [(start, stop) for start, stop in state["skipped"]]
         self._substitutions.load(state["substitutions"])
 
     def __iter__(self) -> Iterator[Batch]:
@@ -276,21 +279,9 @@ class Stream(IterableDataset[Batch]):
         """Where the time went since `report` was new."""
         return stages_of(self.report, self._workers)
 
-    def _spans(self) -> Iterator[tuple[int, int]]:
-        """Start and end of every global batch from here on."""
-        start = self._position
-        while self._end is None or start < self._end:
-            stop = start + self._batch_size
-            over = [last for first, last in self._skipped if first < stop and start < last]
-            if over:
-                start = max(over)
-                continue
-            yield start, stop
-            start = stop
-
     def _jobs(self) -> Iterator[Job]:
         own = partial(rank_positions, rank=self._rank, world=self._world)
-        return locate_batches(self._spans(), own, self._order.locate, self._starts)
+        return locate_batches(self._spans.after(self._position), own, self._order.locate, self._starts)
 
 
 def _nobody(message: str) -> None:
