@@ -1,7 +1,7 @@
 """The folder of a run: where its files are, whether a start here begins or continues a run, and its small files.
 
     config.json  environment.json  metrics.jsonl  evaluation.json  exit.json  stop
-    checkpoints/  figures/  encoder/  model/
+    checkpoints/  figures/  anomalies/  tensorboard/  encoder/  model/
 
 Rank 0 opens it with `open_run`, which locks it; other ranks make a `RunFolder` of the path, and only read.
 """
@@ -70,6 +70,10 @@ class RunFolder:
         return self.path / "model"
 
     @property
+    def anomalies(self) -> Path:
+        return self.path / "anomalies"
+
+    @property
     def evaluation(self) -> Path:
         return self.path / "evaluation.json"
 
@@ -102,6 +106,12 @@ class RunFolder:
             except OSError:
                 file.truncate(before)
                 raise
+
+    def sync_metrics(self) -> None:
+        """Forces the lines of metrics.jsonl to the disk, so that none before a checkpoint is lost. Raises OSError."""
+        if self.metrics.exists():
+            with open(self.metrics, "rb") as file:
+                os.fsync(file.fileno())
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl, without a last one that a crash has torn; [] when there is no such file.
@@ -180,7 +190,7 @@ def open_run(
     try:
         continues, changes = _compare(path, config, may_change)
         run = RunFolder(path, lock, continues, changes)
-        for folder in (path, run.checkpoints, run.figures):
+        for folder in (path, run.checkpoints, run.figures, run.anomalies):
             clean_partials(folder)
         run.exit.unlink(missing_ok=True)
         run.clear_stop()
@@ -204,6 +214,8 @@ def _compare(
         return False, ()
     changes = differences(read_json(config_path), config)
     refused = [change for change in changes if not _is_allowed(change[0], may_change)]
+    if refused and _has_made_nothing(path):
+        return False, ()
     if refused:
         lines = [f"  {name}: folder has {_show(old)}, asked for {_show(new)}" for name, old, new in refused]
         options = " ".join(option for name, old, _ in refused if (option := _option(name, old)))
@@ -228,7 +240,14 @@ def _require_empty(path: Path) -> None:
         )
 
 
+def _has_made_nothing(path: Path) -> bool:
+    """Whether a run ended before its first step, as one does whose options turn out not to fit: others may be tried."""
+    files = (found for found in path.rglob("*") if found.is_file())
+    return all(found.relative_to(path).parts[0] in _NO_RESULTS for found in files)
+
+
 _BEFORE_A_RUN = frozenset({"logs", "exit.json", "stop"})
+_NO_RESULTS = _BEFORE_A_RUN | {".lock", "config.json", "environment.json", "tensorboard"}
 
 
 def _is_allowed(name: str, may_change: frozenset[str]) -> bool:

@@ -66,8 +66,8 @@ def test_permitted_fields_change_and_are_reported(tmp_path: Path) -> None:
 
 
 def test_another_run_is_refused_field_by_field(tmp_path: Path) -> None:
-    with open_run(tmp_path, CONFIG):
-        pass
+    with open_run(tmp_path, CONFIG) as run:
+        run.append_metrics({"step": 1})
     before = (tmp_path / "config.json").read_bytes()
     new = {"recipe": "vit-s16", "out": "y", "amp": False, "size": [96, 96], "optimizer": {"lr": 0.5}, "seed": 1}
     with pytest.raises(ValueError, match="holds another run") as caught:
@@ -83,6 +83,20 @@ def test_another_run_is_refused_field_by_field(tmp_path: Path) -> None:
         "--optimizer.lr 0.001"
     )
     assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_a_run_that_ended_before_its_first_step_may_be_given_other_options(tmp_path: Path) -> None:
+    with open_run(tmp_path / "run", {"recipe": "a", "channels": 3}) as run:
+        run.write_json(run.environment, {})
+        run.checkpoints.mkdir()
+        run.write_exit("failed", error="5 channels")
+    with open_run(tmp_path / "run", {"recipe": "a", "channels": 5}) as run:
+        assert not run.continues
+        assert not run.exit.exists()
+        assert json.loads(run.config.read_text())["channels"] == 5
+        run.append_metrics({"step": 1})
+    with pytest.raises(ValueError, match="holds another run"):
+        open_run(tmp_path / "run", {"recipe": "a", "channels": 3})
 
 
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
