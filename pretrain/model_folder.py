@@ -1,5 +1,6 @@
 """A model as timm loads it, `timm.create_model("local-dir:FOLDER", pretrained=True)`: written, found and read again."""
 
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,12 @@ def save_model(
             model_args={name: value for name, value in arguments.items() if value is not None},
             safe_serialization=True,
         )
+        if config.channels != 3:
+            # timm 1.0.22 takes a first layer that it is told of for one of RGB and, in a model of more channels, starts
+            # it anew in silence; newer ones need not be told.
+            written = read_json(partial / "config.json")
+            written["pretrained_cfg"]["first_conv"] = None
+            (partial / "config.json").write_text(json.dumps(written, indent=2) + "\n")
 
 
 def find_model(where: str, option: str) -> ModelFolder:
