@@ -19,12 +19,17 @@ from launch.console import Console
 from launch.strict_json import read_json
 from pretrain.drop_path import DropPaths
 from pretrain.erasing import erase
-from pretrain.loop import Objective, Pace, Training, fit
+from pretrain.flops import encoder_flops, training_flops
+from pretrain.loop import fit
+from pretrain.matrix_rate import matrix_rate
+from pretrain.meter import Work
 from pretrain.mixing import check_pairs, mix_batch
 from pretrain.model_folder import save_model
 from pretrain.optimizer import create_optimizer, schedule
-from pretrain.pixels import Normalization, choose_normalization
+from pretrain.pixels import Normalization, check_channels, choose_normalization
+from pretrain.saver import Keeping
 from pretrain.session import bit_equality_depends_on, find_start, loader_workers, session
+from pretrain.training import Objective, Options, Pace, Training
 from pretrain.world import World
 
 
@@ -42,6 +47,8 @@ def classify(recipe: str, config: ClassifyConfig, world: World, console: Console
         members, subset = labelled_samples(manifest, config.split, config.labels, config.seed)
         classes = manifest.classes
         assert classes is not None
+        init = "--init" if source else None
+        (part,) = check_channels(config.encoder, [Part(manifest, config.split)], config.held_out, init=init)
         held_out = Part(manifest, config.held_out)
         manifest.split(config.held_out)  # refused now, not after the training
         if config.mixing.is_on:
@@ -51,7 +58,7 @@ def classify(recipe: str, config: ClassifyConfig, world: World, console: Console
         paths = DropPaths(model)
         workers = loader_workers(config.workers, world)
         stream = Stream(
-            [Part(manifest, config.split)],
+            [part],
             _training_view(config, normalization),
             batch_size=config.batch_size,
             seed=config.seed,
@@ -70,22 +77,23 @@ def classify(recipe: str, config: ClassifyConfig, world: World, console: Console
         )
         training = Training(world, model, optimizer, stream, run, own.console, bit_equality_depends_on(world))
         pace = Pace(
-            steps=stream.steps(config.epochs),
             accumulate=config.accumulate,
             log_every=config.log_every,
             checkpoint_steps=config.checkpoint_steps,
             evaluate_steps=stream.steps(config.evaluate_epochs),
-            keep=config.keep_checkpoints,
+            keeping=Keeping(config.keep_checkpoints, every=0),
         )
         say(
             f"{stream.epoch_positions:,} images of {manifest.folder} [{config.split}] in {len(classes)} classes, "
-            f"{config.epochs:g} epochs in {pace.steps:,} steps of {config.batch_size}; "
+            f"{config.epochs:g} epochs in {stream.steps(config.epochs):,} steps of {config.batch_size}; "
             f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.1f} M parameters; "
             f"{world.size} x {world.device.type}, {workers} loader workers each, {config.precision}, seed {config.seed}"
         )
         stream.explain(say)
         stream.open(say)
-        start = find_start(training, config.resume, init_from=None)
+        start = find_start(training, config.resume, "starting with these weights")
+
+        work = Work(training_flops(encoder_flops(model)), matrix_rate(world.device, world.precision))
 
         def inputs_of(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
             images = normalization.normalize(batch.images.to(world.device, non_blocking=True))
@@ -105,13 +113,13 @@ def classify(recipe: str, config: ClassifyConfig, world: World, console: Console
             shared: nn.Module, images: Tensor, targets: Tensor, noise: Tensor
         ) -> tuple[Tensor, dict[str, Tensor]]:
             paths.noise.values = noise
-            return nn.functional.cross_entropy(shared(images).float(), targets), {}
+            return nn.functional.cross_entropy(shared(images).float(), targets, reduction="none"), {}
 
         def logits_of(images: Tensor) -> Tensor:
-            with world.accelerator.autocast():
+            with world.autocast():
                 return model(normalization.normalize(images))
 
-        def evaluate(step: int) -> dict[str, float]:
+        def evaluate(step: int, _: float) -> dict[str, float]:
             view = CenterCrop(config.encoder.image_size, config.evaluation_crop)
             with torch.no_grad():
                 accuracy = evaluate_split(logits_of, held_out, view, world, workers=workers)
@@ -120,17 +128,17 @@ def classify(recipe: str, config: ClassifyConfig, world: World, console: Console
             say(f"step {step:,}  top1 {accuracy.top1:.2%} of {accuracy.images:,} images of {config.held_out}")
             return accuracy.summary()
 
-        status = fit(
+        ending = fit(
             training,
             Objective(inputs_of, loss_of),
             pace,
+            Options(config.optimizer.clip_norm, work=work),
             learning_rate=schedule(config.optimizer, config.batch_size, config.epochs),
-            clip_norm=config.optimizer.clip_norm,
             evaluate=evaluate,
             start=start,
         )
         stream.close()
-        if status == "done" and world.rank == 0:
+        if ending.status == "done" and world.rank == 0:
             save_model(
                 run.model,
                 model,
@@ -141,8 +149,8 @@ def classify(recipe: str, config: ClassifyConfig, world: World, console: Console
                 guard=run.guard,
             )
             say(f"done: the model is in {run.model}, its accuracy in {run.evaluation}")
-        own.close(status, stream.position // config.batch_size)
-        return read_json(run.evaluation) if status == "done" and world.rank == 0 else {}
+        own.close(ending.status, ending.step)
+        return read_json(run.evaluation) if ending.status == "done" and world.rank == 0 else {}
 
 
 def _training_view(config: ClassifyConfig, normalization: Normalization) -> RandomResizedCrop:

@@ -60,7 +60,7 @@ class FrozenEncoder:
     @torch.no_grad()
     def __call__(self, images: UInt8[Tensor, "b h w c"]) -> Float[Tensor, "b d"]:
         """Features in fp32 of images on the device, so many rows at a time that memory does not grow with b."""
-        with self.world.accelerator.autocast():
+        with self.world.autocast():
             return torch.cat([self._features(rows) for rows in images.split(_ROWS)]).float()
 
     def _features(self, images: Tensor) -> Tensor:
@@ -76,13 +76,8 @@ def freeze(source: ModelFolder, pool: Literal["mean", "token"], world: World) ->
     A classifier that pools by mean normalises that mean alone (`fc_norm`): its features are what its head saw.
 
     Raises:
-        ValueError: the weights do not fit, images are not RGB, or the class token of a mean-pooled classifier.
+        ValueError: the weights do not fit, or the class token of a mean-pooled classifier.
     """
-    if source.encoder.channels != 3:
-        raise ValueError(
-            f"--init {source.name}: its encoder takes {source.encoder.channels} channels, expected 3, for images are "
-            "read as RGB; give an encoder of colour images"
-        )
     tensors = {name: tensor for name, tensor in source.tensors().items() if not name.startswith("head.")}
     if "fc_norm.weight" not in tensors:
         model = create_encoder(source.encoder)

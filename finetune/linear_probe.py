@@ -18,10 +18,12 @@ from finetune.frozen_features import FrozenEncoder
 from finetune.linear_layer import LinearLayer, create_lars
 from finetune.probe_config import LarsProbeConfig
 from launch.strict_json import read_json
-from pretrain.loop import Objective, Pace, Training, fit
+from pretrain.loop import fit
 from pretrain.model_folder import WEIGHTS, ModelFolder
 from pretrain.optimizer import schedule
+from pretrain.saver import Keeping
 from pretrain.session import Session, bit_equality_depends_on, find_start
+from pretrain.training import Objective, Options, Pace, Training
 
 
 def train_linear_probe(
@@ -56,32 +58,32 @@ def train_linear_probe(
     promise = {**bit_equality_depends_on(world), "encoder": _hash(encoder.source)}
     training = Training(world, model, create_lars(model, config.optimizer), stream, run, console, promise)
     pace = Pace(
-        steps=stream.steps(config.epochs),
         accumulate=1,
         log_every=config.log_every,
         checkpoint_steps=config.checkpoint_steps,
         evaluate_steps=stream.steps(config.evaluate_epochs),
-        keep=config.keep_checkpoints,
+        keeping=Keeping(config.keep_checkpoints, every=0),
     )
     console.say(
         f"{stream.epoch_positions:,} images of {manifest.folder} [{config.split}] in {len(classes)} classes, "
-        f"{config.epochs:g} epochs in {pace.steps:,} steps of {config.batch_size}; {world.size} x {world.device.type}, "
-        f"{workers} loader workers each, {config.precision}, seed {config.seed}"
+        f"{config.epochs:g} epochs in {stream.steps(config.epochs):,} steps of {config.batch_size}; "
+        f"{world.size} x {world.device.type}, {workers} loader workers each, {config.precision}, seed {config.seed}"
     )
     stream.explain(console.say)
     stream.open(console.say)
-    start = find_start(training, resume=None, init_from=None)
+    start = find_start(training, None, "starting with a new layer")
 
     def inputs_of(batch: Batch) -> tuple[Tensor, Tensor]:
         images = batch.images.to(world.device, non_blocking=True)
         labels = batch.labels.to(world.device, non_blocking=True)
-        return model.standardize(encoder(images), world.gather), labels
+        return encoder(images), labels
 
     def loss_of(shared: nn.Module, features: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        logits = shared(model.standardize(features, world.gather)).float()
         # What stands in for an image that does not decode may lack a label.
-        return nn.functional.cross_entropy(shared(features).float(), labels, ignore_index=NO_LABEL), {}
+        return nn.functional.cross_entropy(logits, labels, ignore_index=NO_LABEL, reduction="none"), {}
 
-    def evaluate(step: int) -> dict[str, float]:
+    def evaluate(step: int, _: float) -> dict[str, float]:
         view = CenterCrop(encoder.size, config.evaluation_crop)
         accuracy = evaluate_split(
             lambda images: model.predict(encoder(images)),
@@ -95,18 +97,18 @@ def train_linear_probe(
         console.say(f"step {step:,}  top1 {accuracy.top1:.2%} of {accuracy.images:,} images of {config.held_out}")
         return accuracy.summary()
 
-    status = fit(
+    ending = fit(
         training,
         Objective(inputs_of, loss_of),
         pace,
+        Options(config.optimizer.clip_norm),
         learning_rate=schedule(config.optimizer.schedule, config.batch_size, config.epochs),
-        clip_norm=config.optimizer.clip_norm,
         evaluate=evaluate,
         start=start,
     )
     stream.close()
-    if status == "preempted":
-        own.close(status, stream.position // config.batch_size)
+    if ending.status == "preempted":
+        own.close(ending.status, ending.step)
         return None
     if world.rank > 0:
         return {}
@@ -115,7 +117,7 @@ def train_linear_probe(
     return {
         "method": "LARS",
         "epochs": config.epochs,
-        "steps": pace.steps,
+        "steps": ending.step,
         "batch_size": config.batch_size,
         "base_lr": config.optimizer.base_lr,
         "trust": config.optimizer.trust,

@@ -12,6 +12,7 @@ from finetune.probe_config import MAY_CHANGE_ON_RESUME, LarsProbeConfig, Logisti
 from launch.console import Console
 from launch.redaction import redact
 from pretrain.model_folder import find_model
+from pretrain.pixels import check_channels
 from pretrain.session import loader_workers, session
 from pretrain.world import World
 
@@ -29,6 +30,7 @@ def probe(recipe: str, config: ProbeConfig, world: World, console: Console | Non
         train = labelled(manifest, config.split, "--split")
         held_out = labelled(manifest, config.held_out, "--held-out")
         encoder = freeze(find_model(config.init, "--init"), config.features, world)
+        check_channels(encoder.source.encoder, [Part(manifest, config.split)], config.held_out, init="--init")
         say(f"image_size: {encoder.size[0]} x {encoder.size[1]} (from checkpoint)")
         head = ", its head left out" if encoder.source.classes else ""
         say(f"features of {encoder.source.path}{head}: {encoder.description}, {encoder.width} numbers an image")

@@ -13,6 +13,7 @@ ACCURACIES = {
     "top5": "top-5",
     "mean_class_accuracy": "mean over classes",
     "knn_top1": "k-NN top-1",
+    "linear_top1": "linear probe top-1",
 }
 
 

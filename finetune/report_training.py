@@ -15,7 +15,7 @@ from launch.console import format_rate
 from launch.run_folder import RunFolder
 from launch.strict_json import differences
 
-_CURVES = ("top1", "mean_class_accuracy", "knn_top1")
+_CURVES = ("top1", "mean_class_accuracy", "knn_top1", "linear_top1")
 
 
 def curve_blocks(folder: Folder, anchor: str) -> list[Block]:

@@ -7,7 +7,7 @@ import importlib
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from launch.atomic import write_json
 from launch.strict_json import read_json
@@ -25,6 +25,7 @@ _LIBRARIES: Mapping[TrackerKind, str] = {
 _IDENTITY = "tracker.json"
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """Shows a run while it lasts. Steps never fall between two openings: to go back, close it and open it anew."""
 

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from launch.atomic import Guard, atomic_folder, write_atomically
+from pretrain.sharding import like
 
 _STEP = re.compile(r"step-(\d{8,})")
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
@@ -41,9 +42,15 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any], guard: Guard | None
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    moments: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    guard: Guard | None,
 ) -> Path:
     """Write `folder/step-N` aside, sync it and rename it; `latest` still names the one before.
+
+    weights: by parameter name; moments: by `optimizer_tensors`; both on the CPU. state: JSON with "step".
 
     Raises:
         OSError: a full disk; what was there is untouched.
@@ -53,37 +60,61 @@ def save_checkpoint(
         if guard is not None:
             guard()  # before the removal too: to a world that was taken over it would be another's checkpoint
         shutil.rmtree(final)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    moments = {name: tensor.detach().cpu().contiguous() for name, tensor in optimizer_tensors(optimizer).items()}
     wanted = sum(tensor.nbytes for tensors in (weights, moments) for tensor in tensors.values())
     with atomic_folder(final, guard, bytes_wanted=wanted) as partial:
-        save_file(weights, partial / "model.safetensors")
-        save_file(moments, partial / "optimizer.safetensors")
+        save_file(dict(weights), partial / "model.safetensors")
+        save_file(dict(moments), partial / "optimizer.safetensors")
         (partial / "state.json").write_text(json.dumps(state, indent=1) + "\n")
         sums = {name: _sha256(partial / name) for name in _FILES}
         (partial / "checksums.json").write_text(json.dumps(sums, indent=1) + "\n")
     return final
 
 
-def move_latest(folder: Path, newest: Path, keep: int, guard: Guard | None) -> None:
-    """Let `latest` name the newest checkpoint, and remove all but the newest `keep`."""
+def move_latest(folder: Path, newest: Path, keep: int, guard: Guard | None, *, every: int = 0) -> None:
+    """Let `latest` name the newest checkpoint, and remove all but the newest `keep` and each `every` steps' one."""
     write_atomically(folder / _LATEST, newest.name + "\n", guard)
     steps = [path for path in _checkpoints(folder) if path.name <= newest.name]
     for path in steps[:-keep]:
-        shutil.rmtree(path)
+        if every == 0 or _step_of(path) % every != 0:
+            shutil.rmtree(path)
 
 
-def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
+def has_checkpoints(folder: Path) -> bool:
+    """Whether a run's folder of checkpoints names one."""
+    return (folder / _LATEST).is_file()
+
+
+def newest_step(folder: Path) -> int:
+    """The step of the checkpoint that `latest` names, which nobody has looked into; 0 without any."""
+    return _step_of(Path((folder / _LATEST).read_text().strip())) if has_checkpoints(folder) else 0
+
+
+def go_back_to(folder: Path, checkpoint: Checkpoint, guard: Guard | None) -> None:
+    """Let `latest` name an earlier checkpoint, and remove those after it."""
+    write_atomically(folder / _LATEST, checkpoint.path.name + "\n", guard)
+    for path in _checkpoints(folder):
+        if path.name > checkpoint.path.name:
+            shutil.rmtree(path)
+
+
+def newest_checkpoint(folder: Path, warn: Callable[[str], None], *, before: int | None = None) -> Checkpoint | None:
     """The checkpoint that `latest` names or, where that is damaged, the newest whole one before it.
+
+    `before`: only those of earlier steps are looked at; None where there is none.
 
     Raises:
         ValueError: there are checkpoints, but none is whole.
     """
-    if not (folder / _LATEST).is_file():
+    if not has_checkpoints(folder):
         return None
     latest = (folder / _LATEST).read_text().strip()
     damaged: list[str] = []
-    for path in reversed([path for path in _checkpoints(folder) if path.name <= latest]):
+    candidates = [path for path in _checkpoints(folder) if path.name <= latest]
+    if before is not None:
+        candidates = [path for path in candidates if _step_of(path) < before]
+        if not candidates:
+            return None
+    for path in reversed(candidates):
         try:
             checkpoint = read_checkpoint(path)
         except ValueError as error:
@@ -128,42 +159,44 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise ValueError(f"checkpoint {path}: not whole ({error})") from error
 
 
-def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
-    """Load the weights; every name and shape must match. Raises ValueError listing those that do not."""
-    tensors = _load(checkpoint.path / "model.safetensors")
-    check_fit(tensors, model.state_dict(), str(checkpoint.path / "model.safetensors"))
-    model.load_state_dict(tensors)
+def is_ours(where: str) -> bool:
+    """Whether a path is what `find_checkpoint` looks into, as against weights of others."""
+    path = Path(where)
+    return (path / "state.json").is_file() or (path / "checkpoints").is_dir()
+
+
+def load_weights(checkpoint: Checkpoint, model: nn.Module, *, within: str = "") -> None:
+    """Load the weights; every name and shape must match. Raises ValueError listing those that do not.
+
+    `within`: how the names of the model's parameters begin in the checkpoint, where that holds more.
+    """
+    path = checkpoint.path / "model.safetensors"
+    expected = model.state_dict()
+    tensors = {name.removeprefix(within): value for name, value in _load(path).items() if name.startswith(within)}
+    check_fit(tensors, expected, str(path))
+    model.load_state_dict({name: like(tensor, expected[name]) for name, tensor in tensors.items()})
 
 
 def load_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> None:
     """Load the optimizer's state by parameter name. Raises ValueError where it is of other parameters."""
     path = checkpoint.path / "optimizer.safetensors"
-    tensors = _load(path)
     names = [name for group in optimizer.param_groups for name in group["param_names"]]
-    state: dict[int, dict[str, Tensor]] = {index: {} for index in range(len(names))}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     number = {name: index for index, name in enumerate(names)}
+    state: dict[int, dict[str, Tensor]] = {index: {} for index in range(len(names))}
     unknown = []
-    for full, tensor in tensors.items():
+    for full, tensor in _load(path).items():
         name, _, kind = full.rpartition(".")
-        if name in number:
-            state[number[name]][kind] = tensor
-        else:
+        if name not in number:
             unknown.append(full)
+            continue
+        parameter = parameters[number[name]]
+        is_shared_out = tensor.shape == parameter.shape  # a count of steps is not
+        state[number[name]][kind] = like(tensor, parameter) if is_shared_out else tensor
     missing = [name for name in names if not state[number[name]]]
     if unknown or missing:
         raise ValueError(f"{path}: state of other parameters: unknown {_some(unknown)}; missing {_some(missing)}")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state as `parameter name.kind` -> tensor."""
-    names = [name for group in optimizer.param_groups for name in group["param_names"]]
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    return {
-        f"{name}.{kind}": tensor
-        for name, parameter in zip(names, parameters, strict=True)
-        for kind, tensor in optimizer.state[parameter].items()
-    }
 
 
 def check_fit(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
@@ -187,6 +220,10 @@ def _load(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
 
 
 def _checkpoints(folder: Path) -> list[Path]:

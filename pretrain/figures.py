@@ -1,70 +1,77 @@
 """Pictures that a person looks at to see what a model has learned."""
 
-import io
 from pathlib import Path
 
-import numpy as np
 import torch
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from numpy.typing import NDArray
+from jaxtyping import Float
 from torch import Tensor
 
 from launch.atomic import Guard, write_atomically
-from pretrain.masked_autoencoder import MaskedAutoencoder, patchify, unpatchify
+from pretrain.masked_autoencoder import MaskedAutoencoder, unpatchify
+from pretrain.picture_rows import PictureRow, draw_rows
 from pretrain.pixels import Normalization
 
-_GREY = 0.5
+_SPAN = 2.0  # deviations from grey to black and to white
 
 
 def reconstruction_panel(
     path: Path,
     model: MaskedAutoencoder,
     images: Tensor,
-    noise: Tensor,
+    noise: Float[Tensor, "b n"],
     normalization: Normalization,
     *,
     title: str,
+    what: str,
     guard: Guard | None = None,
 ) -> None:
-    """A PNG of b columns: originals, what the encoder sees, and what the decoder makes of it.
+    """A PNG of b columns: originals, what the encoder sees, and what the decoder makes of it, in labelled rows.
 
-    images: uint8, (b, h, w, c), on the model's device. noise: (b, n).
+    Where targets are normalised, pixels need statistics of the hidden patches that the model does not predict: they are
+    shown once with those that the visible patches suggest, and once with the true ones, which leak.
+    images: (b, h, w, c) as stored, on the model's device. `what` they are is said, as "held-out images".
     """
-    pixels = normalization.normalize(images)
-    result = model.reconstruct(pixels, noise)
-    hidden = result.mask[..., None].expand(-1, -1, _patch_values(model))
-    covered = unpatchify(
-        torch.where(hidden > 0, _GREY, patchify(images.permute(0, 3, 1, 2) / 255, model.patch_size)),
-        model.patch_size,
-        model.grid,
-    )
-    share = 1 - model.visible / model.patches
-    leak = ", each patch with its true mean and deviation" if result.leaked_statistics else ""
-    rows = [
-        ("held-out images", images.cpu().numpy()),
-        (f"what the encoder sees ({share:.0%} hidden)", (covered * 255).byte().permute(0, 2, 3, 1).cpu().numpy()),
-        (f"reconstructed{leak}; visible patches as they were", normalization.restore(result.pasted).cpu().numpy()),
+    result = model.reconstruct(normalization.normalize(images), noise)
+
+    def row(name: str, note: str, pixels: Tensor) -> PictureRow:
+        return PictureRow(name, note, normalization.restore(pixels, images.dtype).cpu().numpy())
+
+    originals = row("Originals", "", normalization.normalize(images))
+    rows = [originals, _seen(model, result.mask, originals)]
+    if result.estimated is None or result.normalized is None:
+        rows += [row("Predicted", "in pixels: nothing leaks", result.pasted)]
+    else:
+        values = (result.normalized / (2 * _SPAN) + 0.5).clamp(0, 1).mul(255).round().byte()
+        grey = (
+            f"grey is a patch's mean, black and white lie {_SPAN:g} of its deviations from it; visible patches likewise"
+        )
+        estimated = "hidden patches' means and deviations interpolated from the visible patches: nothing leaks"
+        leaked = "hidden patches' true means and deviations, which the model does not know"
+        rows += [
+            PictureRow("Predicted, normalised", grey, values.permute(0, 2, 3, 1).cpu().numpy()),
+            row("Predicted, in pixels", estimated, result.estimated),
+            row("Predicted, in pixels, leaked statistics", leaked, result.pasted),
+        ]
+    write_atomically(path, draw_rows(title, _note(model, images, what), rows), guard)
+
+
+def _seen(model: MaskedAutoencoder, mask: Float[Tensor, "b n"], originals: PictureRow) -> PictureRow:
+    sides = model.patch_size[0] * model.patch_size[1]
+    hidden = unpatchify(mask[..., None].expand(-1, -1, sides), model.patch_size, model.grid)[:, 0] > 0  # (b, h, w)
+    note = f"{model.visible} of {model.patches} patches"
+    return PictureRow("Seen by the encoder", note, originals.images, hidden.cpu().numpy())
+
+
+def _note(model: MaskedAutoencoder, images: Tensor, what: str) -> str:
+    count, height, width, channels = images.shape
+    rows, columns = model.patch_size
+    hidden = 1 - model.visible / model.patches
+    parts = [
+        f"{count} {what} of {height} x {width} pixels, in patches of {rows} x {columns}",
+        f"{100 * hidden:.3g} % hidden",
     ]
-    write_atomically(path, _draw(rows, title), guard)
-
-
-def _draw(rows: list[tuple[str, NDArray[np.uint8]]], title: str) -> bytes:
-    columns = len(rows[0][1])
-    layout = ConstrainedLayoutEngine(hspace=0.2)  # room for the labels
-    figure = Figure(figsize=(1.15 * columns, 1.35 * len(rows) + 0.4), dpi=150, layout=layout)
-    figure.suptitle(title, fontsize=10)
-    grid = figure.subplots(len(rows), columns, squeeze=False)
-    for line, (label, images) in zip(grid, rows, strict=True):
-        # Not a title, which would widen its column: a label is longer than the image it begins above.
-        line[0].text(0, 1.06, label, fontsize=8, transform=line[0].transAxes).set_in_layout(False)
-        for axes, image in zip(line, images, strict=True):
-            axes.imshow(image, interpolation="nearest")
-            axes.set_axis_off()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
-
-
-def _patch_values(model: MaskedAutoencoder) -> int:
-    return model.patch_size[0] * model.patch_size[1] * model.image_shape[0]
+    if channels not in (1, 3):
+        parts.append(f"channels 1 to 3 of {channels} shown" if channels > 3 else f"channel 1 of {channels} shown")
+    if images.dtype != torch.uint8:
+        parts.append(f"{str(images.dtype).removeprefix('torch.')} shown stretched around each channel's mean")
+    return "; ".join(parts)

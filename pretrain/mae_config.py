@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from launch.settings import REQUIRED
+from pretrain.anomaly_config import AnomalyConfig
 from pretrain.config import DecoderConfig, EncoderConfig, ObjectiveConfig, OptimizerConfig
 
 MAY_CHANGE_ON_RESUME = frozenset(
@@ -17,10 +18,18 @@ MAY_CHANGE_ON_RESUME = frozenset(
         "log_every",
         "checkpoint_steps",
         "keep_checkpoints",
+        "keep_every_steps",
+        "compile",
+        "gradient_checkpointing",
+        "shard_parameters",
+        "tracker",
+        "patience_seconds",
+        "anomalies",
         "evaluate_epochs",
         "knn",
         "resume",
         "init_from",
+        "new_decoder",
         "deterministic",
     }
 )
@@ -75,6 +84,7 @@ class MaeConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     knn: KnnConfig = field(default_factory=KnnConfig)
+    anomalies: AnomalyConfig = field(default_factory=AnomalyConfig)
     seed: int = 0
     """Of initialisation, order, crops and masks."""
     crop_scale: tuple[float, float] = (0.2, 1.0)
@@ -87,8 +97,14 @@ class MaeConfig:
     """The split to train on."""
     held_out: str = "test"
     """The split for figures and k-NN, where the dataset has it."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: mixed precision, weights and optimizer stay in fp32."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """bf16, fp16: mixed precision, weights and optimizer stay in fp32; fp16 scales its losses."""
+    compile: bool = False
+    """torch.compile: a minute or two at the start, then faster steps."""
+    gradient_checkpointing: bool = False
+    """Compute a block's activations again instead of keeping them: a third more time, a fraction of the memory."""
+    shard_parameters: bool = False
+    """FSDP2: each process keeps its share of weights and optimizer. For models that do not fit one GPU."""
     accumulate: int = 1
     """Each process runs its part of a batch in so many pieces, one after another, to save memory."""
     workers: int | None = None
@@ -104,19 +120,29 @@ class MaeConfig:
     """Steps between checkpoints; one is also written at the end and when the run is asked to stop."""
     keep_checkpoints: int = 3
     """So many of the newest stay."""
+    keep_every_steps: int = 0
+    """Checkpoints of steps divisible by this stay as well; 0: of none."""
     evaluate_epochs: float = 50.0
     """Epochs between k-NN with figures; both are also made at the end. 0: only there."""
     resume: str | None = None
     """Run folder or checkpoint to go on from when --out holds none: weights, optimizer, place in the stream."""
     init_from: str | None = None
-    """Run folder or checkpoint whose weights a new run starts with."""
+    """Run folder, checkpoint, or weights of others that a new run starts with: a facebook .pth, a timm or Transformers
+    folder or safetensors file, hf://user/name."""
+    new_decoder: bool = False
+    """With --init-from: take the encoder alone, and start a new decoder."""
+    tracker: Literal["tensorboard", "wandb", "trackio", "none"] = "tensorboard"
+    """Where metrics go beside metrics.jsonl: tensorboard/ in the run folder, or a service."""
+    patience_seconds: float = 600.0
+    """So long a process waits for the others before it ends, naming who is missing."""
     deterministic: bool = False
     """On a GPU: only operations that give the same bits each time, as CPUs do; slower."""
 
     def __post_init__(self) -> None:
-        for option in ("epochs", "batch_size", "accumulate", "log_every", "checkpoint_steps", "keep_checkpoints"):
+        steps = ("log_every", "checkpoint_steps", "keep_checkpoints")
+        for option in ("epochs", "batch_size", "accumulate", *steps, "patience_seconds"):
             self._check(option, getattr(self, option) > 0, "a positive number")
-        for option in ("evaluate_epochs", "seed"):
+        for option in ("evaluate_epochs", "seed", "keep_every_steps"):
             self._check(option, getattr(self, option) >= 0, "zero or more")
         self._check("workers", self.workers is None or self.workers >= 0, "zero or more")
         self._check("mirror", 0 <= self.mirror <= 1, "a probability from 0 to 1")
@@ -128,11 +154,7 @@ class MaeConfig:
         )
         low, high = self.crop_scale
         self._check("crop_scale", 0 < low <= high <= 1, "two shares of the area, the smaller first, such as 0.2 1")
-        if self.encoder.channels != 3:
-            raise ValueError(
-                f"--encoder.channels {self.encoder.channels}: images are read as RGB, expected 3; "
-                "grey images are read as RGB with equal channels"
-            )
+        self._check("new_decoder", not self.new_decoder or self.init_from is not None, "an --init-from to go with it")
         self.objective.visible_patches(self.encoder.patches)
         self.optimizer.check_epochs(self.epochs)
 

@@ -5,7 +5,7 @@ w the decoder's. Nothing here draws from the global random state.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -13,8 +13,10 @@ from timm.layers.norm import LayerNorm
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
+from pretrain.attention import LastBlock, PackedAttention
 from pretrain.config import DecoderConfig, ObjectiveConfig
 from pretrain.encoder import Size, allocate, check_supported, initialize_encoder, initialize_layers, sincos_positions
+from pretrain.visible_statistics import interpolate_hidden
 
 
 class Masked(NamedTuple):
@@ -26,18 +28,28 @@ class Masked(NamedTuple):
 
 
 class Output(NamedTuple):
-    """The loss, the prediction of the masked patches in the units of the targets, and which patches those are."""
+    """Each image's loss, the prediction of the masked patches in the units of the targets, and which those are.
 
-    loss: Float[Tensor, ""]
+    Gradients come from the losses alone; the prediction is there to be looked at.
+    """
+
+    losses: Float[Tensor, " b"]
     prediction: Float[Tensor, "b m p"]
     masked: Int[Tensor, "b m"]
+
+    @property
+    def loss(self) -> Float[Tensor, ""]:
+        """The mean over the images."""
+        return self.losses.mean()
 
 
 class Reconstruction(NamedTuple):
     """All patches predicted, in the units of the targets; mask, 1 where hidden; images in the units of the input.
 
     `pasted` is `images` with the visible patches as they were. Where targets are normalised `leaked_statistics` is
-    True: each patch's mean and deviation then come from the hidden truth, which a figure must say.
+    True: each patch's mean and deviation then come from the hidden truth, which a figure must say. Only there are these
+    not None: `estimated`, as `pasted` but with hidden patches' means and deviations interpolated from the visible ones,
+    so that nothing leaks; and `normalized`, the prediction laid out as images, visible patches by their own statistics.
     """
 
     prediction: Float[Tensor, "b n p"]
@@ -45,6 +57,8 @@ class Reconstruction(NamedTuple):
     images: Float[Tensor, "b c h w"]
     pasted: Float[Tensor, "b c h w"]
     leaked_statistics: bool
+    estimated: Float[Tensor, "b c h w"] | None
+    normalized: Float[Tensor, "b c h w"] | None
 
 
 class Features(NamedTuple):
@@ -101,8 +115,9 @@ class MaskedAutoencoder(nn.Module):
         self.decoder_pos_embed = nn.Parameter(torch.full((1, 1 + self.patches, width), math.nan), requires_grad=False)
         with torch.device("meta"):
             self.decoder_embed = nn.Linear(encoder.embed_dim, width)
-            blocks = [Block(width, decoder.heads, qkv_bias=True, norm_layer=LayerNorm) for _ in range(decoder.depth)]
-            self.decoder_blocks = nn.Sequential(*blocks)
+            kinds = [Block] * (decoder.depth - 1) + [LastBlock]
+            parts: dict[str, Any] = {"qkv_bias": True, "norm_layer": LayerNorm, "attn_layer": PackedAttention}
+            self.decoder_blocks = nn.Sequential(*(kind(width, decoder.heads, **parts) for kind in kinds))
             self.decoder_norm = LayerNorm(width, eps=1e-6)
             self.decoder_pred = nn.Linear(width, math.prod(self.patch_size) * self.image_shape[0])
         for part in (self.decoder_embed, self.decoder_blocks, self.decoder_norm, self.decoder_pred):
@@ -119,41 +134,45 @@ class MaskedAutoencoder(nn.Module):
         self.decoder_pos_embed.copy_(sincos_positions(self.grid, self.mask_token.shape[-1])[None])
 
     def forward(self, images: Float[Tensor, "b c h w"], noise: Float[Tensor, "b n"]) -> Output:
-        """The training loss: mean squared error on the masked patches (section 3; normalised targets, Table 1d).
+        """The training losses: mean squared error on the masked patches (section 3; normalised targets, Table 1d).
 
         Images are normalised, noise is uniform, both float32 also under autocast; the patches of the smallest noise are
         visible. ValueError for images or noise of another shape than the encoder's, or noise of half precision.
         """
         patches, order = self._cut(images, noise)
-        hidden = self.decode(self.encode(patches, order.keep), order)[:, 1 + self.visible :]  # (b, m, w)
+        hidden = self.decode(self.encode(patches, order.keep), order, first=1 + self.visible)  # (b, m, w)
         prediction = self.decoder_pred(self.decoder_norm(hidden))
-        targets = patches.take_along_dim(order.masked[..., None], dim=1)  # (b, n, p) -> (b, m, p)
+        targets = _chosen(patches, order.masked)
         if self.normalize_targets:
             mean, deviation = _patch_statistics(targets)
             targets = (targets - mean) / deviation
-        return Output((prediction - targets).square().mean(), prediction, order.masked)
+        losses = (prediction - targets).square().mean(dim=(1, 2))
+        return Output(losses, prediction.detach(), order.masked)
 
     def encode(self, patches: Float[Tensor, "b n p"], keep: Int[Tensor, "b k"]) -> Float[Tensor, "b 1+k d"]:
         """Tokens of the visible patches alone, in the order of keep, the class token first."""
         encoder, projection = self.encoder, self.encoder.patch_embed.proj
         class_token, positions = encoder.get_parameter("cls_token"), encoder.get_parameter("pos_embed")
-        visible = patches.take_along_dim(keep[..., None], dim=1)  # (b, n, p) -> (b, k, p)
         weight = projection.weight.permute(0, 2, 3, 1).flatten(1)  # (d, c, h, w) -> (d, p): the order of patchify
-        tokens = nn.functional.linear(visible, weight, projection.bias)
+        tokens = nn.functional.linear(_chosen(patches, keep), weight, projection.bias)
         tokens = torch.cat((class_token.expand(len(tokens), -1, -1), tokens), dim=1)
         rows = nn.functional.pad(keep + 1, (1, 0))  # (b, k) -> (b, 1 + k): row 0 is the class token's
         tokens = encoder.pos_drop(tokens + positions[0, rows])
         return encoder.norm(encoder.blocks(tokens))
 
-    def decode(self, latent: Float[Tensor, "b visible d"], order: Masked) -> Float[Tensor, "b tokens w"]:
-        """Tokens before the decoder's norm: class, visible, masked.
+    def decode(self, latent: Float[Tensor, "b seen d"], order: Masked, first: int = 0) -> Float[Tensor, "b asked w"]:
+        """Tokens before the decoder's norm from number `first` on: class, visible, masked.
 
         Attention does not see the order of tokens, only their positions: so none is moved back to its patch's place.
         """
         rows = nn.functional.pad(order.keep + 1, (1, 0))  # (b, k) -> (b, 1 + k): row 0 is the class token's
         visible = self.decoder_embed(latent) + self.decoder_pos_embed[0, rows]
         hidden = self.mask_token + self.decoder_pos_embed[0, order.masked + 1]  # (b, m, w)
-        return self.decoder_blocks(torch.cat((visible, hidden), dim=1))
+        tokens = torch.cat((visible, hidden), dim=1)
+        *blocks, last = self.decoder_blocks
+        for block in blocks:
+            tokens = block(tokens)
+        return last(tokens, first=first)
 
     @torch.no_grad()
     def reconstruct(self, images: Float[Tensor, "b c h w"], noise: Float[Tensor, "b n"]) -> Reconstruction:
@@ -161,14 +180,19 @@ class MaskedAutoencoder(nn.Module):
         patches, order = self._cut(images, noise)
         tokens = self.decode(self.encode(patches, order.keep), order)[:, 1:]
         prediction = self.decoder_pred(self.decoder_norm(tokens)).take_along_dim(order.restore[..., None], dim=1)
-        hidden = order.restore >= self.visible
+        hidden = (order.restore >= self.visible)[..., None]  # (b, n, 1)
         pixels = prediction.to(patches.dtype)
+        estimated = normalized = None
         if self.normalize_targets:
             mean, deviation = _patch_statistics(patches)
+            known = torch.cat((mean, deviation), dim=-1)  # (b, n, 2)
+            guess = interpolate_hidden(known, ~hidden[..., 0], self.grid, self.patch_size)
+            estimated = self._picture(torch.where(hidden, pixels * guess[..., 1:] + guess[..., :1], patches))
+            normalized = self._picture(torch.where(hidden, pixels, (patches - mean) / deviation))
             pixels = pixels * deviation + mean
-        pasted = torch.where(hidden[..., None], pixels, patches)
-        full, pasted = (unpatchify(values, self.patch_size, self.grid) for values in (pixels, pasted))
-        return Reconstruction(prediction, hidden.to(patches.dtype), full, pasted, self.normalize_targets)
+        full, pasted = self._picture(pixels), self._picture(torch.where(hidden, pixels, patches))
+        mask = hidden[..., 0].to(patches.dtype)
+        return Reconstruction(prediction, mask, full, pasted, self.normalize_targets, estimated, normalized)
 
     @torch.no_grad()
     def features(self, images: Float[Tensor, "b c h w"]) -> Features:
@@ -176,12 +200,20 @@ class MaskedAutoencoder(nn.Module):
         tokens = self.encoder.forward_features(images)  # (b, 1 + n, d)
         return Features(tokens[:, 1:].mean(dim=1), tokens[:, 0])
 
+    def _picture(self, patches: Float[Tensor, "b n p"]) -> Float[Tensor, "b c h w"]:
+        return unpatchify(patches, self.patch_size, self.grid)
+
     def _cut(self, images: Tensor, noise: Tensor) -> tuple[Float[Tensor, "b n p"], Masked]:
         expected = {"images": (len(images), *self.image_shape), "noise": (len(images), self.patches)}
         got = {"images": tuple(images.shape), "noise": tuple(noise.shape)}
         if got != expected:
             raise ValueError(f"got {got}, expected {expected}; set --encoder.image-size and --encoder.channels so")
         return patchify(images, self.patch_size), random_mask(noise, self.visible)
+
+
+def _chosen(patches: Float[Tensor, "b n p"], which: Int[Tensor, "b k"]) -> Float[Tensor, "b k p"]:
+    # take_along_dim would write the same index p times.
+    return patches.gather(1, which[..., None].expand(-1, -1, patches.shape[2]))
 
 
 def _patch_statistics(patches: Float[Tensor, "b n p"]) -> tuple[Float[Tensor, "b n 1"], Float[Tensor, "b n 1"]]:

@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from pretrain.config import OptimizerConfig
 
@@ -123,22 +122,17 @@ def schedule(config: OptimizerConfig, batch_size: int, epochs: float) -> Callabl
     return lambda epoch: learning_rate(epoch, config, peak=peak, epochs=epochs)
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], clip_norm: float | None) -> Float[Tensor, ""]:
-    """Measure the gradients' total Euclidean norm and, if asked to, scale them down to clip_norm in place.
+def gradient_norms(parameters: Iterable[nn.Parameter]) -> Float[Tensor, " parameters"]:
+    """The Euclidean norm of each parameter's gradient, whole also where it is sharded; every process must call it.
 
-    Works on sharded gradients too. Every process must call it.
-
-    Args:
-        parameters: those without a gradient are passed over.
-        clip_norm: None measures only.
-
-    Returns:
-        The norm before scaling; not finite if any gradient is not.
+    0 for a parameter without a gradient; not finite where any number of the gradient is not.
     """
-    parameters = list(parameters)
-    norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-    if isinstance(norm, DTensor):
-        norm = norm.full_tensor()
-    if clip_norm is not None:
-        clip_grads_with_norm_(parameters, clip_norm, norm)
-    return norm
+    gradients = [parameter.grad for parameter in parameters]
+    present = [gradient for gradient in gradients if gradient is not None]
+    norms = torch.stack(torch._foreach_norm(present))  # pyright: ignore[reportPrivateImportUsage]
+    if isinstance(norms, DTensor):
+        norms = norms.full_tensor()
+    if len(present) == len(gradients):
+        return norms
+    has = torch.tensor([gradient is not None for gradient in gradients], device=norms.device)
+    return torch.zeros(len(gradients), device=norms.device, dtype=norms.dtype).masked_scatter(has, norms)

@@ -3,8 +3,8 @@
 import os
 import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,8 +19,20 @@ from launch.lock import FolderInUseError, LockLostError
 from launch.redaction import redact
 from launch.run_folder import RunFolder, open_run
 from launch.strict_json import to_json
-from pretrain.checkpoint import Checkpoint, find_checkpoint, load_optimizer, load_weights, newest_checkpoint
-from pretrain.loop import Training
+from launch.trackers import Tracker, TrackerKind, open_tracker
+from pretrain.checkpoint import (
+    Checkpoint,
+    find_checkpoint,
+    has_checkpoints,
+    load_optimizer,
+    load_weights,
+    newest_checkpoint,
+    newest_step,
+)
+from pretrain.out_of_memory import OutOfMemoryError
+from pretrain.roll_call import RankLostError
+from pretrain.stop_signals import Terminated, ending_on_term
+from pretrain.training import Start, Training
 from pretrain.world import World
 
 _IMAGES = ("pillow", "simplejpeg", "nvidia-nvimgcodec-cu13")
@@ -35,16 +47,28 @@ _FOR_USERS = (
     FolderInUseError,
     LockLostError,
     FloatingPointError,
+    OutOfMemoryError,
+    RankLostError,
 )
 
 
 @dataclass(frozen=True)
 class Session:
-    """One process of a run: its world, what it prints, and the run folder, which rank 0 has locked."""
+    """One process of a run: its world, what it prints, and the run folder, which rank 0 has locked.
+
+    `settings` are what config.json holds.
+    """
 
     world: World
     console: Console
     run: RunFolder
+    settings: dict[str, Any]
+
+    def tracking(self, kind: TrackerKind) -> Callable[[int], Tracker] | None:
+        """Opens a tracker of this run, which goes on after a given step; None but on rank 0."""
+        if self.world.rank > 0:
+            return None
+        return lambda start: open_tracker(kind, self.run.path, config=self.settings, start=start, say=self.console.say)
 
     def close(self, status: Literal["done", "preempted"], step: int) -> None:
         """Leave word in exit.json of how the run ended."""
@@ -78,14 +102,14 @@ def session(
     console: Console | None = None,
 ) -> Iterator[Session]:
     """Open a run; where it fails leave exit.json = failed. What it says goes to `console`, by default to stdout."""
-    with _open(world, Path(out), _without_credentials({"recipe": recipe, **to_json(config)}), may_change) as run:
-        own = Session(world, console or Console(world.rank), run)
-        if world.rank > 0:
-            yield own
-        else:
-            with _failures_recorded(run):
+    settings = _without_credentials({"recipe": recipe, **to_json(config)})
+    with _open(world, Path(out), settings, may_change) as run:
+        own = Session(world, console or Console(world.rank), run, settings)
+        recorded = _endings_recorded(run, own.console) if world.rank == 0 else nullcontext()
+        with recorded, ending_on_term(), world.naming_the_lost():
+            if world.rank == 0:
                 _prepare(run, world)
-                yield own
+            yield own
 
 
 def _without_credentials(options: dict[str, Any]) -> dict[str, Any]:
@@ -100,10 +124,15 @@ def _without_credentials(options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def find_start(training: Training, resume: str | None, init_from: str | None) -> int:
-    """Load what the run starts from, and say so: this folder's newest checkpoint, `resume`, `init_from`, or nothing.
+def goes_on(run: RunFolder, resume: str | None) -> bool:
+    """Whether `find_start` will load a checkpoint."""
+    return resume is not None or has_checkpoints(run.checkpoints)
 
-    Returns the step to start after.
+
+def find_start(training: Training, resume: str | None, origin: str) -> Start:
+    """Load what the run goes on from, and say so: this folder's newest checkpoint, or else `resume`.
+
+    origin: said where there is neither, of the weights that the model has.
 
     Raises:
         ValueError: a checkpoint that is absent, damaged, or does not fit the model, the data or the plan.
@@ -113,24 +142,20 @@ def find_start(training: Training, resume: str | None, init_from: str | None) ->
     from_elsewhere = resume if checkpoint is None else None
     if from_elsewhere is not None:
         checkpoint = find_checkpoint(from_elsewhere, "--resume", say)
-    if checkpoint is not None:
+    if checkpoint is None:
+        say(origin)
+        start = Start()
+    else:
         load_weights(checkpoint, training.model)
         load_optimizer(checkpoint, training.optimizer)
         training.stream.load_state(checkpoint.state["stream"])
         say(f"going on from {checkpoint.path}, step {checkpoint.step:,}")
         _warn_of_changes(checkpoint, training)
-    elif init_from is not None:
-        checkpoint = find_checkpoint(init_from, "--init-from", say)
-        load_weights(checkpoint, training.model)
-        say(f"starting with the weights of {checkpoint.path}")
-        checkpoint = None
-    else:
-        say("starting from scratch")
-    start = 0 if checkpoint is None else checkpoint.step
+        start = Start(checkpoint.step, checkpoint.state)
     if from_elsewhere is not None:
-        start = _steps_until(training, from_elsewhere)
+        start = start._replace(step=_steps_until(training, from_elsewhere))
     if training.world.rank == 0:
-        training.run.cut_metrics(start)
+        training.run.cut_metrics(start.step)
     return start
 
 
@@ -170,11 +195,18 @@ def _prepare(run: RunFolder, world: World) -> None:
 
 
 @contextmanager
-def _failures_recorded(run: RunFolder) -> Iterator[None]:
+def _endings_recorded(run: RunFolder, console: Console) -> Iterator[None]:
+    """Word in exit.json of an end by an error, or by TERM where no step is on its way."""
     is_whole = False
     try:
         yield
         is_whole = True
+    except Terminated:
+        is_whole = True
+        step = newest_step(run.checkpoints)
+        run.write_exit("preempted", step=step)
+        console.say(f"asked to stop outside of training: saved is step {step}; the same command goes on from there")
+        raise
     finally:
         if not is_whole:
             error = sys.exception()

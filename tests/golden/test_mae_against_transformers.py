@@ -1,124 +1,31 @@
 """The masked autoencoder against Transformers' ViTMAE, timm's own forward, and slower code written from the paper."""
 
-import json
 import math
 
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
 from pretrain.config import DecoderConfig, EncoderConfig, ObjectiveConfig
 from pretrain.encoder import create_encoder, sincos_positions
 from pretrain.masked_autoencoder import MaskedAutoencoder, patchify, random_mask, unpatchify
 
-DISK = {
-    "encoder.cls_token": "vit.embeddings.cls_token",
-    "encoder.pos_embed": "vit.embeddings.position_embeddings",
-    "encoder.patch_embed.proj": "vit.embeddings.patch_embeddings.projection",
-    "encoder.norm": "vit.layernorm",
-    "mask_token": "decoder.mask_token",
-    "decoder_pos_embed": "decoder.decoder_pos_embed",
-    "decoder_embed": "decoder.decoder_embed",
-    "decoder_norm": "decoder.decoder_norm",
-    "decoder_pred": "decoder.decoder_pred",
-}
-DISK_BLOCK = {
-    "attn.qkv": ("attention.attention.query", "attention.attention.key", "attention.attention.value"),
-    "attn.proj": ("attention.output.dense",),
-    "norm1": ("layernorm_before",),
-    "norm2": ("layernorm_after",),
-    "mlp.fc1": ("intermediate.dense",),
-    "mlp.fc2": ("output.dense",),
-}
-DISK_PREFIX = {"encoder.blocks": "vit.encoder.layer", "decoder_blocks": "decoder.decoder_layers"}
-# The same modules as Transformers 5 names them in memory.
-MEMORY_BLOCK = {
-    "attn.qkv": ("attention.q_proj", "attention.k_proj", "attention.v_proj"),
-    "attn.proj": ("attention.o_proj",),
-    "norm1": ("layernorm_before",),
-    "norm2": ("layernorm_after",),
-    "mlp.fc1": ("mlp.fc1",),
-    "mlp.fc2": ("mlp.fc2",),
-}
-MEMORY_PREFIX = {"encoder.blocks": "vit.layers", "decoder_blocks": "decoder.decoder_layers"}
-
-
-def their_names(ours: str, block: dict[str, tuple[str, ...]], prefix: dict[str, str]) -> list[str]:
-    """Names of the tensors of which ours is the concatenation along the first axis."""
-    if ours in DISK:
-        return [DISK[ours]]
-    module, _, kind = ours.rpartition(".")
-    if module in DISK:
-        return [f"{DISK[module]}.{kind}"]
-    blocks = next(name for name in prefix if module.startswith(f"{name}."))
-    index, _, inner = module.removeprefix(f"{blocks}.").partition(".")
-    return [f"{prefix[blocks]}.{index}.{name}.{kind}" for name in block[inner]]
-
-
-def build(image_size=(16, 16), patch_size=(4, 4), channels=3, normalize_targets=True) -> MaskedAutoencoder:
-    """A small autoencoder whose every weight counts: also biases and norms are random."""
-    sizes = {"width": 24, "depth": 3, "heads": 3}
-    encoder = create_encoder(EncoderConfig("vit_tiny_patch16_224", image_size, patch_size, channels, **sizes))
-    objective = ObjectiveConfig(normalize_targets=normalize_targets)
-    model = MaskedAutoencoder(encoder, DecoderConfig(width=16, depth=2, heads=4), objective)
-    generator = torch.Generator().manual_seed(1)
-    model.initialize(generator)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return model
-
-
-def batch(model: MaskedAutoencoder, count: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(2)
-    images = torch.randn(count, *model.image_shape, generator=generator)
-    return images, torch.rand(count, model.patches, generator=generator)
-
-
-def load_theirs(model, folder, channels):
-    """Transformers' model with our weights, read from a folder in its on-disk layout."""
-    transformers = pytest.importorskip("transformers", minversion="5.0")
-    config = {
-        "model_type": "vit_mae",
-        "hidden_size": 24,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 3,
-        "intermediate_size": 96,
-        "layer_norm_eps": 1e-6,
-        "image_size": 16,
-        "patch_size": 4,
-        "num_channels": channels,
-        "decoder_hidden_size": 16,
-        "decoder_num_hidden_layers": 2,
-        "decoder_num_attention_heads": 4,
-        "decoder_intermediate_size": 64,
-        "mask_ratio": 0.75,
-        "norm_pix_loss": model.normalize_targets,
-    }
-    tensors = {}
-    for ours, tensor in model.state_dict().items():
-        names = their_names(ours, DISK_BLOCK, DISK_PREFIX)
-        tensors |= {name: part.contiguous() for name, part in zip(names, tensor.chunk(len(names)), strict=True)}
-    (folder / "config.json").write_text(json.dumps(config))
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    theirs, info = transformers.ViTMAEForPreTraining.from_pretrained(folder, output_loading_info=True)
-    assert not any(info[problem] for problem in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
-    return theirs
+SHAPES = [((16, 16), 1), ((16, 16), 3), ((16, 16), 5), ((8, 32), 3), ((32, 8), 5)]
 
 
 @pytest.mark.parametrize("normalize_targets", [False, True])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_loss_prediction_and_every_gradient_are_those_of_transformers(tmp_path, normalize_targets, channels):
-    model = build(channels=channels, normalize_targets=normalize_targets)
-    theirs = load_theirs(model, tmp_path, channels)
+@pytest.mark.parametrize(("image_size", "channels"), SHAPES)
+def test_loss_prediction_and_every_gradient_are_those_of_transformers(
+    autoencoders, tmp_path, image_size, channels, normalize_targets
+):
+    model = autoencoders.build(image_size, channels=channels, normalize_targets=normalize_targets)
+    theirs = autoencoders.load_theirs(model, tmp_path)
     assert theirs.decoder.decoder_pos_embed.abs().max() > 0.9  # a fresh one would have zeroed them
     # Positions are frozen here; from_pretrained thaws theirs. Compared thawed, they say more.
     model.requires_grad_(True)
     theirs.requires_grad_(True)
-    images, noise = batch(model)
+    images, noise = autoencoders.batch(model)
     expected = theirs(images, noise=noise)
     output = model(images, noise)
     reconstruction = model.reconstruct(images, noise)
@@ -129,13 +36,15 @@ def test_loss_prediction_and_every_gradient_are_those_of_transformers(tmp_path, 
     masked = expected.logits.take_along_dim(output.masked[..., None], dim=1)
     torch.testing.assert_close(output.prediction, masked, rtol=1e-5, atol=1e-5)
     assert torch.equal(theirs.patchify(images), patchify(images, (4, 4)))
-    assert torch.equal(theirs.unpatchify(expected.logits), unpatchify(expected.logits, (4, 4), (4, 4)))
+    whole = theirs.unpatchify(expected.logits, original_image_size=image_size)
+    assert torch.equal(whole, unpatchify(expected.logits, (4, 4), model.grid))
 
     output.loss.backward()
     expected.loss.backward()
     gradients = {name: parameter.grad for name, parameter in theirs.named_parameters()}
     for name, parameter in model.named_parameters():
-        parts = [gradients.pop(their) for their in their_names(name, MEMORY_BLOCK, MEMORY_PREFIX)]
+        theirs_of_it = autoencoders.their_names(name, autoencoders.MEMORY_BLOCK, autoencoders.MEMORY_PREFIX)
+        parts = [gradients.pop(their) for their in theirs_of_it]
         difference = (parameter.grad - torch.cat(parts)).abs().max()
         assert difference < 1e-5, (name, difference)
         assert parameter.grad.abs().max() > 1e-4, name
@@ -218,9 +127,9 @@ def slow_forward(model: MaskedAutoencoder, images: torch.Tensor, noise: torch.Te
 @pytest.mark.parametrize(
     ("image_size", "patch_size", "channels"), [((8, 24), (4, 4), 3), ((24, 8), (2, 4), 1), ((12, 20), (6, 2), 5)]
 )
-def test_rectangles_follow_the_definition(image_size, patch_size, channels, normalize_targets):
-    model = build(image_size, patch_size, channels, normalize_targets=normalize_targets)
-    images, noise = batch(model)
+def test_rectangles_follow_the_definition(autoencoders, image_size, patch_size, channels, normalize_targets):
+    model = autoencoders.build(image_size, patch_size, channels, normalize_targets=normalize_targets)
+    images, noise = autoencoders.batch(model)
     output = model(images, noise)
     ours = torch.autograd.grad(output.loss, [p for p in model.parameters() if p.requires_grad])
     loss, prediction = slow_forward(model, images, noise, normalize_targets)
@@ -231,9 +140,9 @@ def test_rectangles_follow_the_definition(image_size, patch_size, channels, norm
 
 
 @pytest.mark.parametrize(("image_size", "patch_size"), [((16, 16), (4, 4)), ((8, 24), (2, 4))])
-def test_with_nothing_masked_the_encoder_is_timms_forward(image_size, patch_size):
-    model = build(image_size, patch_size)
-    images, noise = batch(model)
+def test_with_nothing_masked_the_encoder_is_timms_forward(autoencoders, image_size, patch_size):
+    model = autoencoders.build(image_size, patch_size)
+    images, noise = autoencoders.batch(model)
     keep = noise.argsort(dim=1)
     tokens = model.encode(patchify(images, patch_size), keep)
     expected = model.encoder.forward_features(images)
@@ -278,11 +187,11 @@ def test_parameter_counts_are_those_published_and_of_transformers(name, patch, p
     assert counts[0] == counts[1]
 
 
-def test_predicting_zero_costs_the_variance_of_the_normalised_targets():
+def test_predicting_zero_costs_the_variance_of_the_normalised_targets(autoencoders):
     # The mean square of p values over their unbiased deviation is (p - 1) / p.
-    model = build(normalize_targets=True)
+    model = autoencoders.build(normalize_targets=True)
     with torch.no_grad():
         model.decoder_pred.weight.zero_()
         model.decoder_pred.bias.zero_()
-    images, noise = batch(model)
+    images, noise = autoencoders.batch(model)
     assert model(images, noise).loss.item() == pytest.approx(47 / 48, abs=1e-5)

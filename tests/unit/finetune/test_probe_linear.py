@@ -10,6 +10,7 @@ from torch import nn
 from finetune.linear_layer import LinearLayer, create_lars
 from finetune.probe_config import LarsConfig
 from pretrain.checkpoint import load_optimizer, load_weights, read_checkpoint, save_checkpoint
+from pretrain.snapshot import optimizer_tensors
 
 
 def build(width: int = 6, classes: int = 3, seed: int = 0) -> LinearLayer:
@@ -105,7 +106,9 @@ def test_what_a_checkpoint_holds_trains_on_alike(tmp_path: Path):
     model = build()
     optimizer = create_lars(model, LarsConfig())
     step(model, optimizer, 1, 2.0)
-    checkpoint = read_checkpoint(save_checkpoint(tmp_path, model, optimizer, {"step": 1}, None))
+    checkpoint = read_checkpoint(
+        save_checkpoint(tmp_path, model.state_dict(), optimizer_tensors(optimizer), {"step": 1}, None)
+    )
     other = build(seed=5)
     other_optimizer = create_lars(other, LarsConfig())
     load_weights(checkpoint, other)

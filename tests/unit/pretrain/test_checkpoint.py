@@ -11,6 +11,8 @@ from torch import nn
 from pretrain import checkpoint as module
 from pretrain.checkpoint import (
     find_checkpoint,
+    go_back_to,
+    is_ours,
     load_optimizer,
     load_weights,
     move_latest,
@@ -20,6 +22,7 @@ from pretrain.checkpoint import (
 )
 from pretrain.config import OptimizerConfig
 from pretrain.optimizer import create_optimizer
+from pretrain.snapshot import optimizer_tensors
 
 
 def trained(width: int = 3, steps: int = 2) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -37,12 +40,16 @@ def trained(width: int = 3, steps: int = 2) -> tuple[nn.Module, torch.optim.Opti
     return model, optimizer
 
 
-def save(folder: Path, step: int, keep: int = 3, **options: Any) -> Path:
+def save(folder: Path, step: int, keep: int = 3, every: int = 0, **options: Any) -> Path:
     folder.mkdir(exist_ok=True)
     model, optimizer = trained(**options)
-    path = save_checkpoint(folder, model, optimizer, {"step": step, "stream": {"position": 8 * step}}, None)
-    move_latest(folder, path, keep, None)
+    path = write(folder, model, optimizer, {"step": step, "stream": {"position": 8 * step}})
+    move_latest(folder, path, keep, None, every=every)
     return path
+
+
+def write(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Path:
+    return save_checkpoint(folder, model.state_dict(), optimizer_tensors(optimizer), state, None)
 
 
 def test_what_is_saved_comes_back_bit_for_bit_and_trains_on_alike(tmp_path: Path):
@@ -70,11 +77,36 @@ def test_latest_moves_only_after_and_old_ones_go(tmp_path: Path):
     assert newest.step == 4
 
 
+def test_every_nth_stays(tmp_path: Path):
+    for step in range(2, 17, 2):
+        save(tmp_path / "c", step, keep=1, every=6)
+    names = sorted(path.name for path in (tmp_path / "c").glob("step-*"))
+    assert names == ["step-00000006", "step-00000012", "step-00000016"]
+
+
+def test_going_back(tmp_path: Path):
+    folder = tmp_path / "c"
+    for step in (2, 4, 6):
+        save(folder, step)
+    assert newest_checkpoint(folder, print, before=2) is None
+    (folder / "step-00000004/state.json").write_text("{}")
+    said: list[str] = []
+    earlier = newest_checkpoint(folder, said.append, before=6)
+    assert earlier is not None
+    assert earlier.step == 2
+    assert "step-00000004: state.json differs from its checksum; going on from step-00000002" in said[0]
+    go_back_to(folder, earlier, None)
+    assert sorted(path.name for path in folder.iterdir()) == ["latest", "step-00000002"]
+    newest = newest_checkpoint(folder, print)
+    assert newest is not None
+    assert newest.step == 2
+
+
 def test_one_that_latest_does_not_name_yet_is_not_used_and_is_written_anew(tmp_path: Path):
     folder = tmp_path / "c"
     save(folder, 3)
     model, optimizer = trained()
-    save_checkpoint(folder, model, optimizer, {"step": 5}, None)  # killed before `latest` moved
+    write(folder, model, optimizer, {"step": 5})  # killed before `latest` moved
     newest = newest_checkpoint(folder, print)
     assert newest is not None
     assert newest.step == 3
@@ -144,3 +176,23 @@ def test_a_path_that_holds_none_names_the_option(tmp_path: Path):
         find_checkpoint(str(tmp_path / "none"), "--resume", print)
     with pytest.raises(ValueError, match=r"--init-from .*found a folder without either"):
         find_checkpoint(str(tmp_path), "--init-from", print)
+
+
+def test_weights_of_others_are_told_from_ours(tmp_path: Path):
+    path = save(tmp_path / "run" / "checkpoints", 1) if (tmp_path / "run").mkdir() is None else tmp_path
+    assert is_ours(str(path))
+    assert is_ours(str(tmp_path / "run"))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text("{}")
+    assert not is_ours(str(tmp_path / "model"))
+    assert not is_ours(str(tmp_path / "weights.pth"))
+
+
+def test_the_weights_of_a_part(tmp_path: Path):
+    checkpoint = read_checkpoint(save(tmp_path / "c", 7))
+    model, _ = trained()
+    first = nn.Linear(3, 4)
+    load_weights(checkpoint, first, within="0.")
+    assert torch.equal(first.weight, model.get_parameter("0.weight"))
+    with pytest.raises(ValueError, match=r"of another shape .*weight \[2, 4\] instead of \[4, 3\]"):
+        load_weights(checkpoint, nn.Linear(3, 4), within="1.")

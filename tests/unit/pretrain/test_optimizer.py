@@ -10,7 +10,6 @@ from pretrain.config import DecoderConfig, EncoderConfig, ObjectiveConfig, Optim
 from pretrain.encoder import create_encoder
 from pretrain.masked_autoencoder import MaskedAutoencoder
 from pretrain.optimizer import (
-    clip_gradients,
     create_optimizer,
     learning_rate,
     parameter_groups,
@@ -124,33 +123,6 @@ def test_a_minimum_above_the_peak_is_refused():
     )
     with pytest.raises(ValueError, match=message):
         peak_learning_rate(OptimizerConfig(min_lr=1e-3), 256)
-
-
-def with_gradients() -> list[nn.Parameter]:
-    parameters = [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))]
-    parameters[0].grad = torch.tensor([2.0, 3.0])
-    parameters[1].grad = torch.tensor([6.0])
-    return parameters
-
-
-def test_gradients_are_measured_and_left_alone_by_default():
-    parameters = with_gradients()
-    assert clip_gradients(parameters, None).item() == pytest.approx(7.0)
-    assert torch.equal(parameters[0].grad, torch.tensor([2.0, 3.0]))
-
-
-def test_gradients_are_scaled_down_to_the_limit_only():
-    parameters = with_gradients()
-    assert clip_gradients(iter(parameters), 3.5).item() == pytest.approx(7.0)
-    torch.testing.assert_close(parameters[0].grad, torch.tensor([1.0, 1.5]))
-    assert clip_gradients(parameters, 100.0).item() == pytest.approx(3.5)
-    torch.testing.assert_close(parameters[1].grad, torch.tensor([3.0]))
-
-
-def test_a_gradient_that_is_not_finite_shows():
-    parameters = with_gradients()
-    parameters[1].grad[0] = torch.nan
-    assert clip_gradients(parameters, None).isnan()
 
 
 def test_schedule_is_the_learning_rate_of_a_whole_run():
