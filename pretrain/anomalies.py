@@ -199,11 +199,12 @@ class Watch:
         return known
 
     def _account(self) -> str:
-        steps = ", ".join(f"{skipped.step:,}" for skipped in self._recent)
+        first, last = self._recent[0].step, self._recent[-1].step
         return (
-            f"losses or gradients of steps {steps} are not finite, after {self.rollbacks} ways back to a checkpoint; "
-            f"{self._run.anomalies} says of which images and parameters. Lower --optimizer.base-lr, set "
-            "--optimizer.clip-norm or give --precision bf16 or fp32 in a new run; the checkpoints before are whole"
+            f"losses or gradients of {len(self._recent):,} steps from {first:,} to {last:,} are not finite, after "
+            f"{self.rollbacks} ways back to a checkpoint; {self._run.anomalies} says of which images and parameters. "
+            "Lower --optimizer.base-lr, set --optimizer.clip-norm or give --precision bf16 or fp32 in a new run; the "
+            "checkpoints before are whole"
         )
 
 

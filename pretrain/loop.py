@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 
 from pretrain.anomalies import TooManyError
 from pretrain.fitting import Fitting
@@ -105,10 +105,11 @@ def _owes_evaluation(training: Training, start: int, pace: Pace) -> bool:
 
 
 def _evaluate(state: Fitting, step: int, position: int, evaluate: Callable[[int, float], dict[str, float]]) -> None:
-    training, begin = state.training, time.perf_counter()
+    training, compilation, begin = state.training, state.options.compilation, time.perf_counter()
     epoch = position / training.stream.epoch_positions
     training.model.eval()
-    results = evaluate(step, epoch)
+    with nullcontext() if compilation is None else compilation.aside():
+        results = evaluate(step, epoch)
     training.model.train()
     seconds = time.perf_counter() - begin
     training.stream.leave_out(seconds)

@@ -147,16 +147,18 @@ def _begin(config: MaeConfig, model: MaskedAutoencoder, own: Session) -> str:
 
 
 def _arrange(config: MaeConfig, model: MaskedAutoencoder, own: Session) -> Compilation | None:
-    """Recompute, share out and compile the model, in place, as the config asks."""
-    world = own.world
+    """Compile, recompute and share out the model, in place, as the config asks."""
+    world, compilation = own.world, None
+    if config.compile:
+        by_block = world.size > 1 and (config.shard_parameters or config.gradient_checkpointing)
+        compilation = Compilation(model, own.console, by_block=by_block)
     if config.gradient_checkpointing:
         recompute_blocks(model)
     if config.shard_parameters and world.size > 1:
         shard_parameters(model, world.device, world.size)
     elif config.shard_parameters:
         own.console.say("--shard-parameters: this one process holds everything, as there is no other to share it with")
-    by_block = is_sharded(model) or (config.gradient_checkpointing and world.size > 1)
-    return Compilation(model, own.console, by_block=by_block) if config.compile else None
+    return compilation
 
 
 def _whole(config: MaeConfig, model: MaskedAutoencoder, world: World) -> MaskedAutoencoder:

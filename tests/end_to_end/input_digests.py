@@ -13,21 +13,22 @@ from typing import Any
 
 from torch import Tensor
 
-import pretrain.loop
+from pretrain.fitting import Fitting
 from pretrain.masked_autoencoder import MaskedAutoencoder, random_mask
 
 
 def record(output: Path) -> None:
-    """Patch the loop and the model, so that every step leaves its line."""
-    backward, forward = pretrain.loop._backward, MaskedAutoencoder.forward
+    """Patch the step and the model, so that every step leaves its line."""
+    step, forward = Fitting.step, MaskedAutoencoder.forward
     hidden: list[Tensor] = []
 
     def noting_forward(self: MaskedAutoencoder, images: Tensor, noise: Tensor) -> Any:
         hidden.extend(random_mask(noise, self.visible).masked)
         return forward(self, images, noise)
 
-    def noting_backward(model: Any, objective: Any, batch: Any, world: Any, accumulate: int) -> Any:
-        result = backward(model, objective, batch, world, accumulate)
+    def noting_step(self: Fitting, number: int, taken: Any, rate: float) -> Any:
+        result = step(self, number, taken, rate)
+        batch, world = taken.batch, self.training.world
         columns = (batch.positions.tolist(), batch.samples.tolist(), batch.images, batch.labels.tolist(), hidden)
         rows = [
             (position, sample, hash_of(image), label, hash_of(mask))
@@ -49,7 +50,7 @@ def record(output: Path) -> None:
         return result
 
     MaskedAutoencoder.forward = noting_forward  # type: ignore[method-assign]
-    pretrain.loop._backward = noting_backward
+    Fitting.step = noting_step  # type: ignore[method-assign]
 
 
 def hash_of(tensor: Tensor) -> str:

@@ -47,7 +47,9 @@ TINY = {
 _NOT_INHERITED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 # One thread: `accelerate launch` sets it too, and on a busy machine two threads wait for each other.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
-_TIMINGS = frozenset({"images_per_second", "data_wait", "memory", "evaluation_seconds"})
+_TIMINGS = frozenset(
+    {"images_per_second", "data_wait", "transfer_wait", "save_stall", "mfu", "memory", "evaluation_seconds"}
+)
 
 
 @dataclass(frozen=True)
