@@ -7,7 +7,9 @@ is PROBE/probe.json. The same command goes on with a run that was interrupted.
 import os
 
 from finetune.probe_recipes import RECIPES
+from launch.launcher_death import end_with_launcher
 from launch.settings import parse
+from launch.start_up import without_collection
 
 
 def main() -> None:
@@ -16,9 +18,11 @@ def main() -> None:
     recipe, config = parse(__doc__, RECIPES)
     # Read when torch is loaded: threads that spin while they wait take the cores from the loader.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from finetune.probing import probe  # --help must not wait for torch
-    from pretrain.session import explained
-    from pretrain.world import World
+    end_with_launcher()
+    with without_collection():  # --help must not wait for torch
+        from finetune.probing import probe
+        from pretrain.session import explained
+        from pretrain.world import World
 
     with explained(), World(config.precision, deterministic=config.deterministic) as world:
         probe(recipe, config, world)

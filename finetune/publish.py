@@ -11,6 +11,7 @@ import os
 
 from finetune.publish_config import PublishConfig
 from launch.settings import parse_options
+from launch.start_up import without_collection
 
 
 def main() -> None:
@@ -19,9 +20,10 @@ def main() -> None:
     config = parse_options(__doc__, PublishConfig)
     # Read when torch is loaded: threads that spin while they wait take the cores from the other process.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from finetune.publishing import publish  # --help must not wait for torch
-    from launch.console import Console
-    from pretrain.session import explained
+    with without_collection():  # --help must not wait for torch
+        from finetune.publishing import publish
+        from launch.console import Console
+        from pretrain.session import explained
 
     with explained():
         publish(config, Console())

@@ -6,7 +6,9 @@ with a run that was interrupted.
 
 import os
 
+from launch.launcher_death import end_with_launcher
 from launch.settings import parse
+from launch.start_up import without_collection
 from pretrain.recipes import RECIPES
 
 
@@ -19,12 +21,11 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Of processes that are lost we say a line; torch's C++ would put a page of stack before it. Read then as well.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    from launch.launcher_death import end_with_launcher  # here and below: --help must not wait for torch
-
     end_with_launcher()
-    from pretrain.masked_pretraining import pretrain
-    from pretrain.session import explained
-    from pretrain.world import World
+    with without_collection():  # --help must not wait for torch
+        from pretrain.masked_pretraining import pretrain
+        from pretrain.session import explained
+        from pretrain.world import World
 
     with (
         explained(),
