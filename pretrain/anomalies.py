@@ -203,8 +203,8 @@ class Watch:
         return (
             f"losses or gradients of {len(self._recent):,} steps from {first:,} to {last:,} are not finite, after "
             f"{self.rollbacks} ways back to a checkpoint; {self._run.anomalies} says of which images and parameters. "
-            "Lower --optimizer.base-lr, set --optimizer.clip-norm or give --precision bf16 or fp32 in a new run; the "
-            "checkpoints before are whole"
+            "Withdraw images that are to blame (data_pipeline/survey.py withdraw), or lower --optimizer.base-lr, set "
+            "--optimizer.clip-norm or give --precision bf16 or fp32 in a new run; the checkpoints before are whole"
         )
 
 

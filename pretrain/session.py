@@ -153,7 +153,8 @@ def find_start(training: Training, resume: str | None, origin: str) -> Start:
         _warn_of_changes(checkpoint, training)
         start = Start(checkpoint.step, checkpoint.state)
     if from_elsewhere is not None:
-        start = start._replace(step=_steps_until(training, from_elsewhere))
+        others = {name: value for name, value in start.state.items() if name != "anomalies"}  # by that run's steps
+        start = Start(_steps_until(training, from_elsewhere), others)
     if training.world.rank == 0:
         training.run.cut_metrics(start.step)
     return start

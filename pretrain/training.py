@@ -6,12 +6,12 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import torch
-from launch.trackers import Tracker
 from torch import Tensor, nn
 
 from data_pipeline.stream import Batch, Stream
 from launch.console import Console
 from launch.run_folder import RunFolder
+from launch.trackers import Tracker
 from pretrain.anomaly_config import AnomalyConfig
 from pretrain.compiling import Compilation
 from pretrain.meter import Work

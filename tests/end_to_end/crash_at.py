@@ -55,6 +55,8 @@ def always(*_: Any, **__: Any) -> bool:
 
 
 POINTS: dict[str, tuple[str, str, Ending, Callable[..., bool]]] = {
+    "copy-half-taken": ("pretrain.snapshot", "Snapshot._copy", die_after, always),
+    "writing-begun": ("pretrain.saver", "save_checkpoint", die, always),
     "checkpoint-half-written": ("pretrain.checkpoint", "save_file", die_after, always),
     "checkpoint-written": ("launch.atomic", "sync_tree", die_after, always),
     "checkpoint-renamed": ("os", "rename", die_after, always),

@@ -1,5 +1,6 @@
 """Damaged checkpoints, damaged shards and full disks: what is whole is used, and what is not is named."""
 
+import json
 import os
 import shlex
 import shutil
@@ -19,18 +20,18 @@ if TYPE_CHECKING:
 Case = Callable[["Runs", Path, Path, Path], None]
 
 
-def half_way(undisturbed: Path, out: Path) -> Path:
-    """A copy of the run as it was after step 21: what came later is removed."""
+def half_way(undisturbed: Path, out: Path, step: int = 21) -> Path:
+    """A copy of the run as it was after a step: what came later is removed."""
     shutil.copytree(undisturbed, out)
     for later in ("encoder", "figures"):
         shutil.rmtree(out / later)
     (out / "exit.json").unlink()
     for checkpoint in (out / "checkpoints").glob("step-*"):
-        if checkpoint.name > "step-00000021":
+        if checkpoint.name > f"step-{step:08d}":
             shutil.rmtree(checkpoint)
-    (out / "checkpoints/latest").write_text("step-00000021\n")
+    (out / "checkpoints/latest").write_text(f"step-{step:08d}\n")
     lines = (out / "metrics.jsonl").read_text().splitlines(keepends=True)
-    (out / "metrics.jsonl").write_text("".join(lines[:21]))
+    (out / "metrics.jsonl").write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
     return out
 
 
@@ -51,14 +52,21 @@ def refuse(runs: "Runs", data: Path, out: Path, *options: object) -> str:
 
 
 def newest_checkpoint(runs: "Runs", digits: Path, undisturbed: Path, folder: Path) -> None:
-    """A byte of the newest is flipped, and the one before it lacks a file."""
-    out = half_way(undisturbed, folder / "run")
+    """A byte of the newest is flipped, the one before it is cut short, and the one before that lacks a file."""
+    out = half_way(undisturbed, folder / "run", 28)
     checkpoints = out / "checkpoints"
-    flip(checkpoints / "step-00000021/model.safetensors", 5000)
+    flip(checkpoints / "step-00000028/model.safetensors", 5000)
+    cut = checkpoints / "step-00000021/optimizer.safetensors"
+    os.truncate(cut, cut.stat().st_size - 1)
     (checkpoints / "step-00000014/checksums.json").unlink()
     finished = runs.finish(digits, out, "--keep-checkpoints", 100)
-    assert "model.safetensors differs from its checksum; going on from step-00000007, the newest whole" in finished.out
-    assert "step-00000014: not whole (" in finished.out
+    on = "going on from step-00000007, the newest whole one before it"
+    for damage in (
+        "step-00000028: model.safetensors differs from its checksum",
+        "step-00000021: optimizer.safetensors differs from its checksum",
+    ):
+        assert f"warning: checkpoint {checkpoints}/{damage}; {on}" in finished.out
+    assert f"warning: checkpoint {checkpoints}/step-00000014: not whole (" in finished.out
     assert "going on from" in finished.out
     runs.assert_same(out, undisturbed)
     same = runs.contents(undisturbed / "checkpoints")
