@@ -18,6 +18,7 @@ def main() -> None:
     recipe, config = parse(__doc__, RECIPES)
     # Read when torch is loaded: threads that spin while they wait take the cores from the loader.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of lost processes a line says enough
     end_with_launcher()
     with without_collection():  # --help must not wait for torch
         from finetune.classification import classify

@@ -192,8 +192,9 @@ class Fitting:
         """No checkpoint may replace a good one by what no run survives."""
         named = dict(self.training.model.named_parameters())
         flags = torch.stack([own_part(parameter.detach()).isfinite().all() for parameter in named.values()]).cpu()
-        bad = [name for name, flag in zip(named, flags.tolist(), strict=True) if not flag]
-        if self.training.world.any(bool(bad)):
+        own = [name for name, flag in zip(named, flags.tolist(), strict=True) if not flag]
+        bad = list(dict.fromkeys(self.training.world.gather(own)))  # where sharded, each process sees its part
+        if bad:
             raise FloatingPointError(
                 f"step {step}: weights are not finite ({', '.join(bad[:3])}); the checkpoints before it are whole. "
                 "Lower --optimizer.base-lr or set --optimizer.clip-norm in a new run"

@@ -128,7 +128,8 @@ class World:
         try:
             yield
         except RuntimeError as error:
-            lost = None if self._roll_call is None else self._roll_call.absent()
+            is_ours = type(error) is not RuntimeError and not isinstance(error, torch.distributed.DistError)
+            lost = None if self._roll_call is None or is_ours else self._roll_call.absent()
             if lost is None:
                 raise
             raise RankLostError(

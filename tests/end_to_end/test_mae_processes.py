@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -74,12 +75,15 @@ def test_two_processes_go_on_with_the_run_of_one_and_one_with_that_of_two(
     assert start <= 30
     run = runs.train(digits, out, *LONGER, processes=2)
     run.wait_until(lambda: runs.last_step(out) >= 60)
-    os.kill(run.rank(1), signal.SIGKILL)
+    lost = run.rank(1)
+    os.kill(lost, signal.SIGKILL)
     killed = run.wait()
     assert killed.code != 0
     assert run.is_gone(), f"processes remain: {run.members()}"
     assert f"{WARNING} world 1 -> 2 (samples, pixels and masks stay the same)" in killed.out
+    # Although the launcher has told the other to end meanwhile.
     assert runs.read_exit(out)["status"] == "failed"
+    assert f"rank 1 (host {socket.gethostname()}, pid {lost}) has ended or stopped" in runs.read_exit(out)["error"]
 
     run = runs.train(digits, out, *LONGER, processes=2)
     run.wait_until(lambda: runs.last_step(out) >= start + 100)

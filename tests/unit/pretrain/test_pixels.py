@@ -109,7 +109,7 @@ def test_images_of_other_channels_than_the_encoders_are_refused_with_the_option(
     message = r"^data/mine \[train\]: expected images of 3 channels, as many as the encoder takes, got 5; pass --enc"
     with pytest.raises(ValueError, match=message + r"oder\.channels 5$"):
         check_channels(encoder(3), [Part(bands, "train")], "none")
-    with pytest.raises(ValueError, match="got 5; give an encoder for such images with --init$"):
+    with pytest.raises(ValueError, match=r"got 5; give an encoder for such images with --init$"):
         check_channels(encoder(3), [Part(bands, "train")], "none", init="--init")
     with pytest.raises(ValueError, match=r"\[test\]: expected images of 5 channels.*got 4; pass --encoder.channels 4"):
         check_channels(encoder(5), [Part(bands, "train")], "test")
