@@ -22,12 +22,12 @@ class PackedAttention(Attention):
     ) -> Float[Tensor, "b asking d"]:
         """Of the tokens from number `first` on, what each takes from all."""
         assert getattr(self, "gate", None) is None
-        asking, told = (self.qkv(x), None) if first == 0 else self._project(x, first)
-        widened = x.device.type == "cpu" and asking.dtype.itemsize < 4
-        dtype = asking.dtype
+        assert first == 0 or (attn_mask is None and not is_causal)
+        parts = self.qkv(x).chunk(3, dim=-1) if first == 0 else self._project(x, first)
+        dtype = parts[0].dtype
+        widened = x.device.type == "cpu" and dtype.itemsize < 4
         if widened:
-            asking, told = asking.float(), None if told is None else told.float()
-        parts = asking.chunk(3, dim=-1) if told is None else (asking, *told.chunk(2, dim=-1))
+            parts = [part.float() for part in parts]
         query, key, value = (part.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for part in parts)
         with torch.autocast("cpu", enabled=False) if widened else nullcontext():
             taken = nn.functional.scaled_dot_product_attention(
@@ -41,13 +41,13 @@ class PackedAttention(Attention):
         taken = taken.transpose(1, 2).flatten(2).to(dtype)  # (b, heads, asking, e) -> (b, asking, d)
         return self.proj_drop(self.proj(self.norm(taken)))
 
-    def _project(self, x: Tensor, first: int) -> tuple[Float[Tensor, "b asking d"], Float[Tensor, "b n two_d"]]:
+    def _project(self, x: Tensor, first: int) -> list[Tensor]:
         """Queries of the tokens from `first` on; keys and values of all."""
-        cuts = [self.num_heads * self.head_dim, 2 * self.num_heads * self.head_dim]
-        weights = self.qkv.weight.split(cuts)
-        biases = (None, None) if self.qkv.bias is None else self.qkv.bias.split(cuts)
-        asking, told = map(nn.functional.linear, (x[:, first:], x), weights, biases)
-        return asking, told
+        width = self.num_heads * self.head_dim
+        weights = self.qkv.weight.split([width, 2 * width])
+        biases = (None, None) if self.qkv.bias is None else self.qkv.bias.split([width, 2 * width])
+        queries, both = map(nn.functional.linear, (x[:, first:], x), weights, biases)
+        return [queries, *both.chunk(2, dim=-1)]
 
 
 class LastBlock(Block):
