@@ -81,8 +81,11 @@ class Running:
 
 
 def contender_named(name: str) -> Contender:
-    """The one of that name."""
-    return next(contender for contender in CONTENDERS if contender.name == name)
+    """The one of that name. ValueError where there is none."""
+    for contender in CONTENDERS:
+        if contender.name == name:
+            return contender
+    raise ValueError(f"--contender {name}: expected one of {' '.join(one.name for one in CONTENDERS)}")
 
 
 def set_up(name: str, setting: Setting, size: int = 224) -> Running:

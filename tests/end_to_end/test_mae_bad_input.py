@@ -95,9 +95,11 @@ def a_checkpoint_of_another_model(runs: "Runs", digits: Path, undisturbed: Path,
 
 
 def a_checkpoint_that_is_not_there(runs: "Runs", digits: Path, undisturbed: Path, folder: Path) -> None:
-    words = runs.options(digits, folder / "run", "--init-from", digits)
-    message = f"--init-from {digits}: expected a checkpoint folder (with state.json) or a run folder with checkpoints, "
+    words = runs.options(digits, folder / "run", "--resume", digits)
+    message = f"--resume {digits}: expected a checkpoint folder (with state.json) or a run folder with checkpoints, "
     refuse(runs, words, folder, f"{message}found a folder without either")
+    words = runs.options(digits, folder / "run", "--init-from", digits)
+    refuse(runs, words, folder, f"mae.py: --init-from {digits}: a folder without model.safetensors or pytorch_")
 
 
 def more_parts_than_images(runs: "Runs", digits: Path, undisturbed: Path, folder: Path) -> None:

@@ -153,7 +153,8 @@ def full_disk(runs: "Runs", digits: Path, undisturbed: Path, folder: Path) -> No
     with small_disk(disk):
         for leave, step in ((100_000, 8), (0, 22)):
             run = runs.start(words, folder / "log")
-            run.wait_until(lambda wanted=step: runs.last_step(out) >= wanted)
+            latest = out / "checkpoints/latest"  # a thread writes it, and may come to it late
+            run.wait_until(lambda wanted=step, latest=latest: runs.last_step(out) >= wanted and latest.exists())
             before = runs.newest(out)
             whole = runs.contents(before)
             fill(disk, leave)

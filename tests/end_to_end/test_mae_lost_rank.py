@@ -39,7 +39,9 @@ def ranks(runs: "Runs", data: Path, out: Path, *more: object) -> "list[Runs.Chil
 
 
 def until(runs: "Runs", world: "list[Runs.Child]", out: Path, step: int) -> None:
-    world[0].wait_until(lambda: runs.last_step(out) >= step)
+    """And until there is a checkpoint: a thread writes it, and may come to it late."""
+    latest = out / "checkpoints/latest"
+    world[0].wait_until(lambda: runs.last_step(out) >= step and latest.exists())
 
 
 def assert_named(runs: "Runs", finished: "Runs.Finished", who: int, lost: int, process: "Runs.Child") -> str:
