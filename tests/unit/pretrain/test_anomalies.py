@@ -232,7 +232,9 @@ def test_after_as_many_ways_back_as_are_allowed_an_account_ends_it(make: Make, t
         watched.look_at([3], since=2, until=3)
     message = str(caught.value)
     assert message.startswith("losses or gradients of 2 steps from 1 to 3 are not finite, after 1 ways back to a ")
-    assert f"; {tmp_path / 'anomalies'} says of which images and parameters. Withdraw images that are to blame " in message
+    assert (
+        f"; {tmp_path / 'anomalies'} says of which images and parameters. Withdraw images that are to blame " in message
+    )
     # A step that came again, of another batch, does not take the place of what was told of it first.
     assert watched.files == [
         "step-00000001-after-way-back-1.json",
