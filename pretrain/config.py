@@ -6,6 +6,7 @@ The messages name options as they stand when a run's own dataclass holds these u
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -33,18 +34,10 @@ class EncoderConfig:
     """Attention heads of a block; None keeps the model's."""
 
     def __post_init__(self) -> None:
-        if "." in self.name or ":" in self.name:
-            raise ValueError(
-                f"--encoder.name {self.name} names pretrained weights, expected an architecture alone; "
-                f"pass {self.name.rpartition(':')[2].rpartition('/')[2].partition('.')[0]} and load weights separately"
-            )
+        check_architecture("encoder", self.name)
         for option in ("image_size", "patch_size"):
-            if min(getattr(self, option)) < 1:
-                raise ValueError(
-                    f"--encoder.{option.replace('_', '-')} expects two positive numbers of pixels (height width), "
-                    f"got {_spaced(getattr(self, option))}"
-                )
-        _check_positive("encoder", channels=self.channels, width=self.width, depth=self.depth, heads=self.heads)
+            check_pixels("encoder", option, getattr(self, option))
+        check_positive("encoder", channels=self.channels, width=self.width, depth=self.depth, heads=self.heads)
         if self.width is not None and self.heads is not None:
             check_heads("encoder", self.width, self.heads)
         self._check_divisible()
@@ -92,7 +85,7 @@ class DecoderConfig:
     """Attention heads of a decoder block."""
 
     def __post_init__(self) -> None:
-        _check_positive("decoder", width=self.width, depth=self.depth, heads=self.heads)
+        check_positive("decoder", width=self.width, depth=self.depth, heads=self.heads)
         check_heads("decoder", self.width, self.heads)
         check_sincos_width("decoder", self.width)
 
@@ -139,24 +132,28 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW and its schedule. Defaults: He et al. 2022 (arXiv:2111.06377), appendix A.1, Table 8.
+    """The optimizer and its schedule. Defaults: He et al. 2022 (arXiv:2111.06377), appendix A.1, Table 8.
 
     Raises:
         ValueError: a number lies outside its range.
     """
 
     base_lr: float = 1.5e-4
-    """Learning rate of a batch of 256; the peak is base_lr x batch / 256."""
+    """Learning rate of a batch of 256; the peak is base_lr x batch / 256. (DeiT III's 3e-3 is a peak, at 2,048.)"""
     weight_decay: float = 0.05
-    """Decoupled weight decay, on tensors of two or more dimensions."""
+    """Weight decay, on tensors of two or more dimensions: added to the gradient by sgd, to the update by the others."""
     betas: tuple[float, float] = (0.9, 0.95)
-    """Decay rates of AdamW's two running averages."""
+    """Decay rates of the two running averages of adamw and lamb."""
     warmup_epochs: float = 40.0
     """Epochs of linear warm-up from 0."""
     min_lr: float = 0.0
     """Where the cosine ends."""
     clip_norm: float | None = None
     """Gradients longer than this are scaled down to it; None never clips."""
+    algorithm: Literal["adamw", "lamb", "sgd"] = "adamw"
+    """lamb: for batches of thousands, as DeiT III; sgd: with Nesterov momentum, as convolutional networks often are."""
+    momentum: float = 0.9
+    """Decay rate of sgd's running sum of gradients."""
 
     def __post_init__(self) -> None:
         accepted = {
@@ -166,10 +163,16 @@ class OptimizerConfig:
             "warmup-epochs": (self.warmup_epochs >= 0, "zero or more", self.warmup_epochs),
             "min-lr": (self.min_lr >= 0, "zero or more", self.min_lr),
             "clip-norm": (self.clip_norm is None or self.clip_norm > 0, "a positive number or None", self.clip_norm),
+            "momentum": (0 < self.momentum < 1, "a number strictly between 0 and 1", self.momentum),
         }
         for option, (fits, expected, got) in accepted.items():
             if not fits:
                 raise ValueError(f"--optimizer.{option} expects {expected}, got {got}")
+        if self.algorithm != "sgd" and self.momentum != type(self).momentum:
+            raise ValueError(
+                f"--optimizer.momentum {self.momentum:g} expects --optimizer.algorithm sgd, got {self.algorithm}; "
+                f"pass --optimizer.betas {self.momentum:g} {self.betas[1]:g} instead"
+            )
 
     def check_epochs(self, epochs: float) -> None:
         """Raise ValueError unless some epochs follow the warm-up."""
@@ -200,7 +203,26 @@ def check_sincos_width(part: str, width: int) -> None:
         )
 
 
-def _check_positive(part: str, **sizes: int | None) -> None:
+def check_architecture(part: str, name: str) -> None:
+    """Raise ValueError where the name is that of weights and not of an architecture alone."""
+    if "." in name or ":" in name:
+        raise ValueError(
+            f"--{part}.name {name} names pretrained weights, expected an architecture alone; "
+            f"pass {name.rpartition(':')[2].rpartition('/')[2].partition('.')[0]} and load weights separately"
+        )
+
+
+def check_pixels(part: str, option: str, size: tuple[int, int]) -> None:
+    """Raise ValueError unless a size is of at least one pixel each way."""
+    if min(size) < 1:
+        raise ValueError(
+            f"--{part}.{option.replace('_', '-')} expects two positive numbers of pixels (height width), "
+            f"got {_spaced(size)}"
+        )
+
+
+def check_positive(part: str, **sizes: int | None) -> None:
+    """Raise ValueError unless the sizes that are given are positive."""
     for option, size in sizes.items():
         if size is not None and size < 1:
             raise ValueError(f"--{part}.{option} expects a positive number, got {size}")

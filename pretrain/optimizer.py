@@ -1,7 +1,8 @@
-"""AdamW as masked autoencoders use it: which parameters decay, and the learning rate at any moment of a run."""
+"""What changes the parameters: which of them decay, at what rate, by which algorithm, at any moment of a run."""
 
 import math
 from collections.abc import Callable, Collection, Iterable
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -10,6 +11,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from pretrain.config import OptimizerConfig
+from pretrain.lamb import Lamb
+from pretrain.layer_groups import layers_of
+from pretrain.sharding import is_sharded
 
 
 def parameter_groups(
@@ -28,38 +32,37 @@ def parameter_groups(
         model: frozen parameters are left out.
         weight_decay: of the groups that decay.
         exempt: names of tensors that do not decay either.
-        layer_decay: of a timm VisionTransformer: each layer learns so much slower than the one after it (`layer_of`).
+        layer_decay: of a timm model: each layer learns so much slower than the one after it (`layers_of`).
 
     Returns:
         Groups for a torch optimizer, those with no parameter left out, the first layer's first, in each what decays
         first. `params` are (name, parameter) pairs, from which the optimizer keeps `param_names`, so that its state can
         be saved by name. With layer decay a group has the `lr_scale` that the loop multiplies its learning rate by.
+
+    Raises:
+        ValueError: layer decay of a model whose layers are not known.
     """
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
-    depth = 0 if layer_decay is None else len(list(model.get_submodule("blocks").children()))
+    layers, count = ({}, 1) if layer_decay is None else layers_of(model)
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         is_exempt = parameter.ndim <= 1 or name in exempt
-        layer = 0 if layer_decay is None else layer_of(name, depth)
+        layer = layers.get(name, 0)
         if (layer, is_exempt) not in groups:
             group = {"params": [], "weight_decay": 0.0 if is_exempt else weight_decay}
-            scale = {} if layer_decay is None else {"lr_scale": layer_decay ** (depth + 1 - layer)}
+            scale = {} if layer_decay is None else {"lr_scale": layer_decay ** (count - 1 - layer)}
             groups[layer, is_exempt] = group | scale
         groups[layer, is_exempt]["params"].append((name, parameter))
     return [groups[which] for which in sorted(groups)]
 
 
-def layer_of(name: str, depth: int) -> int:
-    """The layer of a timm VisionTransformer that a parameter belongs to, for layer-wise decay of the learning rate.
-
-    0: what comes before the blocks (patch embedding, tokens, positions); i + 1: block i; depth + 1: final norm and head
-    (Clark et al. 2020, arXiv:2003.10555; Bao et al. 2022, arXiv:2106.08254; as released for MAE).
-    """
-    first, _, rest = name.partition(".")
-    if first in ("patch_embed", "cls_token", "pos_embed", "dist_token", "reg_token"):
-        return 0
-    return int(rest.partition(".")[0]) + 1 if first == "blocks" else depth + 1
+def exempt_parameters(model: nn.Module) -> frozenset[str]:
+    """Names of the parameters that do not decay by timm's account of the model, which may give patterns or nothing."""
+    patterns = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()  # pyright: ignore[reportCallIssue]
+    return frozenset(
+        name for name, _ in model.named_parameters() if any(fnmatchcase(name, pattern) for pattern in patterns)
+    )
 
 
 def create_optimizer(
@@ -68,13 +71,25 @@ def create_optimizer(
     *,
     exempt: Collection[str] = (),
     layer_decay: float | None = None,
-) -> torch.optim.AdamW:
-    """AdamW over `parameter_groups`, in the fused implementation.
+) -> torch.optim.Optimizer:
+    """The algorithm that the config names, over `parameter_groups`, which says what ValueError is raised.
 
-    The learning rate starts at 0: the loop writes `learning_rate` into each group before each step.
+    The learning rate starts at 0: the loop writes `learning_rate` into each group before each step. A step can be
+    skipped without waiting for the device, but for sgd's where parameters are sharded.
     """
     groups = parameter_groups(model, config.weight_decay, exempt=exempt, layer_decay=layer_decay)
-    return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, fused=True)
+    if config.algorithm == "adamw":
+        return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, fused=True)
+    if config.algorithm == "lamb":
+        return Lamb(groups, betas=config.betas)
+    assert config.algorithm == "sgd", config.algorithm
+    fused = not is_sharded(model)  # torch has it for whole parameters alone
+    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=config.momentum, nesterov=True, fused=fused)
+    # torch would begin with whatever the memory holds where the first step is skipped. From 0 the first is the same.
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def peak_learning_rate(config: OptimizerConfig, batch_size: int) -> float:

@@ -22,7 +22,7 @@ def test_importing_the_configuration_imports_nothing_heavy():
 def test_defaults_are_the_published_ones():
     assert dataclasses.astuple(DecoderConfig()) == (512, 8, 16)
     assert dataclasses.astuple(ObjectiveConfig()) == (0.75, True)
-    assert dataclasses.astuple(OptimizerConfig()) == (1.5e-4, 0.05, (0.9, 0.95), 40, 0, None)
+    assert dataclasses.astuple(OptimizerConfig()) == (1.5e-4, 0.05, (0.9, 0.95), 40, 0, None, "adamw", 0.9)
 
 
 def test_configurations_are_frozen():
@@ -126,6 +126,15 @@ def test_a_ratio_that_leaves_nothing_visible_is_refused_with_one_that_does_not()
         ({"warmup_epochs": -1.0}, "--optimizer.warmup-epochs expects zero or more, got -1.0"),
         ({"min_lr": -1.0}, "--optimizer.min-lr expects zero or more, got -1.0"),
         ({"clip_norm": 0.0}, "--optimizer.clip-norm expects a positive number or None, got 0.0"),
+        (
+            {"algorithm": "sgd", "momentum": 1.0},
+            "--optimizer.momentum expects a number strictly between 0 and 1, got 1.0",
+        ),
+        (
+            {"algorithm": "lamb", "momentum": 0.8},
+            "--optimizer.momentum 0.8 expects --optimizer.algorithm sgd, got lamb; "
+            "pass --optimizer.betas 0.8 0.95 instead",
+        ),
     ],
 )
 def test_optimizer_numbers_outside_their_range_are_refused(changes, message):
