@@ -11,8 +11,23 @@ _MOST_SHOWN = 20
 
 
 @dataclass(frozen=True)
+class EvaluationIntervals:
+    """Both ends of the bootstrap intervals of a level, by the figures' names, and how many draws they are from."""
+
+    level: float
+    draws: int
+    top1: tuple[float, float]
+    top5: tuple[float, float]
+    mean_class_accuracy: tuple[float, float]
+    nll: tuple[float, float]
+    ece: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class EvaluationFile:
     """What finetune/classify.py writes into evaluation.json; accuracies are shares, `confusion` counts.
+
+    Files of earlier versions lack `ece`, and all but those of a run's end lack `intervals`.
 
     Raises:
         ValueError: the confusion matrix does not fit the classes.
@@ -28,6 +43,8 @@ class EvaluationFile:
     nll: float
     classes: tuple[str, ...]
     confusion: tuple[tuple[int, ...], ...]
+    ece: float | None = None
+    intervals: EvaluationIntervals | None = None
 
     def __post_init__(self) -> None:
         count = len(self.classes)
@@ -60,14 +77,27 @@ def _accuracies(found: EvaluationFile, source: tuple[str, ...]) -> Table:
         "top-5": with_error(found.top5, found.images),
         "mean over classes": f"{found.mean_class_accuracy:.2%}",
         "negative log-likelihood": f"{found.nll:.4g} nats",
-        "images": f"{found.images:,}",
     }
+    if found.ece is not None:
+        values["expected calibration error"] = f"{found.ece:.2%}"
+    values["images"] = f"{found.images:,}"
+    rows = [tuple(values.values())]
+    error = "± is the standard error that so many images allow"
+    if found.intervals is not None:
+        ends = found.intervals
+        shares = [_between(*one) for one in (ends.top1, ends.top5, ends.mean_class_accuracy)]
+        rows.append((*shares, f"{ends.nll[0]:.4g} to {ends.nll[1]:.4g} nats", _between(*ends.ece), ""))
+        error += f", below it the {100 * ends.level:g} % bootstrap interval from {ends.draws:,} draws"
     left_out = f" {found.undecodable:,} more do not decode and are left out." if found.undecodable else ""
     text = (
         f"Accuracy on the {found.images:,} images of the split “{found.split}”, each seen once, after step "
-        f"{found.step:,}; ± is the standard error that so many images allow.{left_out}"
+        f"{found.step:,}; {error}.{left_out}"
     )
-    return Table(tuple(values), (tuple(values.values()),), frozenset(), Caption(text, source))
+    return Table(tuple(values), tuple(rows), frozenset(), Caption(text, source))
+
+
+def _between(low: float, high: float) -> str:
+    return f"{low:.2%} to {high:.2%}"
 
 
 def _matrix(found: EvaluationFile, source: tuple[str, ...]) -> Matrix:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         ("finetune/benchmark.py",),
         ("finetune/publish.py",),
         ("finetune/report.py",),
+        ("finetune/validate.py",),
     ],
 )
 def test_help_is_instant(runs: "Runs", tmp_path: Path, words: tuple[str, ...]) -> None:

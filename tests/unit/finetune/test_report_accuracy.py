@@ -34,6 +34,25 @@ def _run(path: Path, evaluation: dict[str, Any]) -> Folder:
     return _folder(path, config={"recipe": "digits", "init": "none", "labels": None}, evaluation=evaluation)
 
 
+def test_intervals_stand_below_their_figures(tmp_path: Path):
+    ends = {"top1": [0.25, 0.9], "top5": [1.0, 1.0], "mean_class_accuracy": [0.3, 0.7], "nll": [0.2, 0.31]}
+    intervals = {"method": "percentile", "level": 0.95, "draws": 1000, "seed": 0, **ends, "ece": [0.05, 0.2]}
+    folder = _run(tmp_path, _evaluation([[3, 1], [2, 2]], ece=0.125, brier=0.5, intervals=intervals))
+    table = accuracy_blocks(folder, "a")[0]
+    assert isinstance(table, Table)
+    assert table.head[-2:] == ("expected calibration error", "images")
+    assert table.rows[0][-2:] == ("12.50%", "8")
+    assert table.rows[1] == (
+        "25.00% to 90.00%",
+        "100.00% to 100.00%",
+        "30.00% to 70.00%",
+        "0.2 to 0.31 nats",
+        "5.00% to 20.00%",
+        "",
+    )
+    assert table.caption.text.endswith("below it the 95 % bootstrap interval from 1,000 draws.")
+
+
 def test_few_classes_are_a_matrix_of_counts_shaded_by_row(tmp_path: Path):
     folder = _run(tmp_path, _evaluation([[3, 1, 0], [0, 0, 0], [2, 0, 2]], undecodable=7))
     table, matrix, bars = accuracy_blocks(folder, "a")
