@@ -1,17 +1,19 @@
 """Checkpoints: whole or absent, verified when read, safetensors and JSON only.
 
 checkpoints/latest                      the name of the newest
+checkpoints/best                        of a run that chooses: the name of that which its evaluations found best
 checkpoints/step-00001000/model.safetensors      weights, by parameter name
-                          optimizer.safetensors  AdamW's state, `name.exp_avg` and so on
+                          optimizer.safetensors  the optimizer's state, `name.exp_avg` and so on
+                          average.safetensors    of a run that keeps one: the average of the weights
                           state.json             step, the stream's state, what bit-equality depends on
-                          checksums.json         SHA-256 of the three
+                          checksums.json         SHA-256 of these
 """
 
 import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +24,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from launch.atomic import Guard, atomic_folder, write_atomically
+from pretrain.averaging import Average
 from pretrain.sharding import like
 
 _STEP = re.compile(r"step-(\d{8,})")
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
+_AVERAGE = "average.safetensors"
 _LATEST = "latest"
 
 
@@ -40,6 +44,11 @@ class Checkpoint:
     def step(self) -> int:
         return self.state["step"]
 
+    @property
+    def has_average(self) -> bool:
+        """Whether it holds an average of the weights."""
+        return "average" in self.state
+
 
 def save_checkpoint(
     folder: Path,
@@ -47,36 +56,60 @@ def save_checkpoint(
     moments: Mapping[str, Tensor],
     state: Mapping[str, Any],
     guard: Guard | None,
+    *,
+    average: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write `folder/step-N` aside, sync it and rename it; `latest` still names the one before.
 
-    weights: by parameter name; moments: by `optimizer_tensors`; both on the CPU. state: JSON with "step".
+    weights: by parameter name; moments: by `optimizer_tensors`; average: as the weights, None for a run without one;
+    all on the CPU. state: JSON with "step", and "average" where there is one, `Average.state()`.
 
     Raises:
         OSError: a full disk; what was there is untouched.
     """
-    final = folder / f"step-{state['step']:08d}"
+    assert (average is None) == ("average" not in state)
+    final = folder_of_step(folder, state["step"])
     if final.exists():  # left by a run that was killed before `latest` moved, or damaged
         if guard is not None:
             guard()  # before the removal too: to a world that was taken over it would be another's checkpoint
         shutil.rmtree(final)
-    wanted = sum(tensor.nbytes for tensors in (weights, moments) for tensor in tensors.values())
+    files = {"model.safetensors": weights, "optimizer.safetensors": moments}
+    files |= {} if average is None else {_AVERAGE: average}
+    wanted = sum(tensor.nbytes for tensors in files.values() for tensor in tensors.values())
     with atomic_folder(final, guard, bytes_wanted=wanted) as partial:
-        save_file(dict(weights), partial / "model.safetensors")
-        save_file(dict(moments), partial / "optimizer.safetensors")
+        for name, tensors in files.items():
+            save_file(dict(tensors), partial / name)
         (partial / "state.json").write_text(json.dumps(state, indent=1) + "\n")
-        sums = {name: _sha256(partial / name) for name in _FILES}
+        sums = {name: _sha256(partial / name) for name in (*files, "state.json")}
         (partial / "checksums.json").write_text(json.dumps(sums, indent=1) + "\n")
     return final
 
 
-def move_latest(folder: Path, newest: Path, keep: int, guard: Guard | None, *, every: int = 0) -> None:
-    """Let `latest` name the newest checkpoint, and remove all but the newest `keep` and each `every` steps' one."""
+def move_latest(
+    folder: Path, newest: Path, keep: int, guard: Guard | None, *, every: int = 0, records: Sequence[int] = ()
+) -> None:
+    """Let `latest` name the newest checkpoint, and `prune` those before it."""
     write_atomically(folder / _LATEST, newest.name + "\n", guard)
-    steps = [path for path in _checkpoints(folder) if path.name <= newest.name]
+    prune(folder, keep, every=every, records=records)
+
+
+def prune(folder: Path, keep: int, *, every: int, records: Sequence[int]) -> None:
+    """Of the checkpoints up to the one that `latest` names, remove all but `keep` and each `every` steps' one.
+
+    records: steps of the evaluations that beat all before them. Of each of the newest `keep` the best one until then
+    stays too: whichever of them a run goes on from, what was the best by then is there.
+    """
+    latest = (folder / _LATEST).read_text().strip()
+    steps = [path for path in _checkpoints(folder) if path.name <= latest]
+    spared = {max((one for one in records if one <= _step_of(path)), default=None) for path in steps[-keep:]}
     for path in steps[:-keep]:
-        if every == 0 or _step_of(path) % every != 0:
+        if _step_of(path) not in spared and (every == 0 or _step_of(path) % every != 0):
             shutil.rmtree(path)
+
+
+def folder_of_step(folder: Path, step: int) -> Path:
+    """Where a run's checkpoint of this step is, if there is one."""
+    return folder / f"step-{step:08d}"
 
 
 def has_checkpoints(folder: Path) -> bool:
@@ -151,7 +184,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Verify a checkpoint folder's checksums and read its state. Raises ValueError naming what is damaged."""
     try:
         sums = json.loads((path / "checksums.json").read_text())
-        for name in _FILES:
+        for name in _FILES if _AVERAGE not in sums else (*_FILES, _AVERAGE):
             if _sha256(path / name) != sums[name]:
                 raise ValueError(f"checkpoint {path}: {name} differs from its checksum")
         return Checkpoint(path, json.loads((path / "state.json").read_text()))
@@ -165,20 +198,36 @@ def is_ours(where: str) -> bool:
     return (path / "state.json").is_file() or (path / "checkpoints").is_dir()
 
 
-def load_weights(checkpoint: Checkpoint, model: nn.Module, *, within: str = "") -> None:
+def load_weights(checkpoint: Checkpoint, model: nn.Module, *, within: str = "", averaged: bool = False) -> None:
     """Load the weights; every name and shape must match. Raises ValueError listing those that do not.
 
-    `within`: how the names of the model's parameters begin in the checkpoint, where that holds more.
+    within: how the names of the model's parameters begin in the checkpoint, where that holds more. averaged: the
+    average of the weights instead, which the checkpoint must have.
     """
-    path = checkpoint.path / "model.safetensors"
+    path = checkpoint.path / (_AVERAGE if averaged else "model.safetensors")
     expected = model.state_dict()
     tensors = {name.removeprefix(within): value for name, value in _load(path).items() if name.startswith(within)}
     check_fit(tensors, expected, str(path))
     model.load_state_dict({name: like(tensor, expected[name]) for name, tensor in tensors.items()})
 
 
+def load_average(checkpoint: Checkpoint, average: Average) -> None:
+    """Load the average of the weights, and how far it is. Raises ValueError where there is none, or another model's."""
+    if not checkpoint.has_average:
+        raise ValueError(
+            f"checkpoint {checkpoint.path} holds no average of the weights, which this run keeps: the run that wrote "
+            "it kept none; go on without one, or begin a new run with these weights"
+        )
+    tensors = _load(checkpoint.path / _AVERAGE)
+    check_fit(tensors, average.tensors, str(checkpoint.path / _AVERAGE))
+    average.load(tensors, checkpoint.state["average"])
+
+
 def load_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> None:
-    """Load the optimizer's state by parameter name. Raises ValueError where it is of other parameters."""
+    """Load the optimizer's state by parameter name. Raises ValueError where it is of other parameters.
+
+    Parameters may lack state if they did when it was saved: `without_moments`, in the checkpoint's state.
+    """
     path = checkpoint.path / "optimizer.safetensors"
     names = [name for group in optimizer.param_groups for name in group["param_names"]]
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -193,10 +242,12 @@ def load_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> 
         parameter = parameters[number[name]]
         is_shared_out = tensor.shape == parameter.shape  # a count of steps is not
         state[number[name]][kind] = like(tensor, parameter) if is_shared_out else tensor
-    missing = [name for name in names if not state[number[name]]]
+    had_none = checkpoint.state.get("without_moments", [])
+    missing = [name for name in names if not state[number[name]] and name not in had_none]
     if unknown or missing:
         raise ValueError(f"{path}: state of other parameters: unknown {_some(unknown)}; missing {_some(missing)}")
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    stepped = {index: kinds for index, kinds in state.items() if kinds}
+    optimizer.load_state_dict({"state": stepped, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def check_fit(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:

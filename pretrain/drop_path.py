@@ -14,6 +14,21 @@ from torch import Tensor, nn
 from data_pipeline.order import Integers
 from data_pipeline.randomness import Purpose, hash_array, key, uniform_array
 
+# Classes that draw from torch's global generator in training, by name, and the attribute that says how much. By name,
+# for torch and some versions of timm have no public way to some of them.
+_RANDOM = {
+    "_DropoutNd": "p",
+    "MultiheadAttention": "dropout",
+    "RNNBase": "dropout",
+    "RReLU": "upper",
+    "DropPath": "drop_prob",
+    "DropBlock2d": "drop_prob",
+    "PatchDropout": "prob",
+    "PatchDropoutWithIndices": "prob",
+}
+# What some of timm's models act on in their own forward: dropout before the head, VOLO's boxes.
+_OF_MODELS = ("drop_rate", "mix_token")
+
 
 @dataclass
 class PathNoise:
@@ -42,7 +57,7 @@ class KeyedDropPath(nn.Module):
 
 
 class DropPaths:
-    """All drop paths of a model, taken from timm's hands."""
+    """All drop paths of a timm model, taken from its hands. All of timm's models have them as layers of one class."""
 
     def __init__(self, model: nn.Module) -> None:
         self.noise = PathNoise()
@@ -50,6 +65,7 @@ class DropPaths:
         for parent in list(model.modules()):
             for name, child in list(parent.named_children()):
                 if isinstance(child, DropPath):
+                    assert child.scale_by_keep
                     setattr(parent, name, KeyedDropPath(child.drop_prob, self.noise, self.paths))
                     self.paths += 1
 
@@ -57,3 +73,24 @@ class DropPaths:
         """The noise of the rows at these run positions."""
         seeds = hash_array(key(seed, Purpose.DROP_PATH), positions.astype("uint64"))
         return torch.from_numpy(uniform_array(seeds, self.paths)).to(device, non_blocking=True)
+
+
+def check_deterministic_forward(model: nn.Module) -> None:
+    """Make sure that, once `DropPaths` has been there, a forward pass in training draws no random numbers of its own.
+
+    Raises:
+        ValueError: naming the layers that do.
+    """
+    found = []
+    for name, module in model.named_modules():
+        kinds = [_RANDOM[kind.__name__] for kind in type(module).__mro__ if kind.__name__ in _RANDOM]
+        attribute = next((one for one in (*kinds, *_OF_MODELS) if getattr(module, one, None)), None)
+        if attribute is not None:
+            where = name or "the model itself"
+            found.append(f"{where} ({type(module).__name__}, {attribute} {getattr(module, attribute):g})")
+    if found:
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        raise ValueError(
+            f"the model draws random numbers of its own in training, so that a run could not go on as it would have: "
+            f"{', '.join(found[:3])}{more}; build it with every rate of dropout at 0 (stochastic depth is allowed)"
+        )

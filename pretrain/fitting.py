@@ -8,13 +8,17 @@ import torch
 from data_pipeline.stages import who_decoded
 from pretrain.ahead import Ahead, Taken
 from pretrain.anomalies import TooManyError, Watch
-from pretrain.checkpoint import go_back_to, load_optimizer, load_weights, newest_checkpoint
+from pretrain.best_checkpoint import move_best
+from pretrain.buffers import kept_buffers
+from pretrain.checkpoint import go_back_to, load_average, load_optimizer, load_weights, newest_checkpoint
 from pretrain.device_clock import DeviceClock
 from pretrain.loss_scale import LossScale
 from pretrain.meter import Meter
 from pretrain.out_of_memory import explain_out_of_memory, is_out_of_memory
 from pretrain.saver import Saver
+from pretrain.selection import Standing
 from pretrain.sharding import own_part
+from pretrain.snapshot import without_moments
 from pretrain.step import Outcome, Stepper
 from pretrain.training import Objective, Options, Pace, Start, Training
 
@@ -41,14 +45,53 @@ class Fitting:
         self.clock = DeviceClock(world.device)
         self.meter = Meter(world, options.work, self.clock)
         self.ahead = Ahead(training.stream, objective.inputs, world.device)
+        self.standing = Standing()
         self.last = 0
+
+    def stand(self, step: int) -> None:
+        """Where a run that goes on after a step stands: its last step, and what its evaluations have come to.
+
+        `checkpoints/best` is made to name the best of them, of which a run that was killed may not have got round to.
+        """
+        world, run, selection = self.training.world, self.training.run, self.options.selection
+        self.last = step + self.training.stream.batches_left
+        if selection is None:
+            return
+        own: list[Standing] = []
+        if world.rank == 0:
+            own = [selection.judge(line for line in run.read_metrics() if line["step"] <= step)]
+            best = own[0].records[-1] if own[0].records else None
+            if not move_best(run.checkpoints, best, run.guard):
+                self.training.console.say(
+                    f"warning: the checkpoint of the best evaluation, of step {best:,}, is gone; "
+                    "`best` names none until another beats it"
+                )
+        (self.standing,) = world.gather(own)
+
+    def judge(self, step: int, results: Mapping[str, float]) -> None:
+        """See whether an evaluation is the best; its checkpoint is on the disk before `checkpoints/best` names it."""
+        world, run, selection = self.training.world, self.training.run, self.options.selection
+        if selection is None:
+            return
+        standing = selection.after(self.standing, step, results)
+        if world.rank == 0 and standing.waited == 0:
+            self.saver.wait()
+            is_there = move_best(run.checkpoints, step, run.guard)
+            assert is_there
+            self.saver.prune(standing.records)
+        (self.standing,) = world.gather([standing] if world.rank == 0 else [])
+
+    def why_over(self, step: int) -> str | None:
+        """Why training ends after this step though batches are left; None where it does not."""
+        selection = self.options.selection
+        why = None if selection is None or step == self.last else selection.why_over(self.standing)
+        return None if why is None else f"stopped after step {step:,} of {self.last:,}: {why}"
 
     def begin(self, start: Start) -> None:
         """Where a run begins or goes on, also after a way back."""
         training = self.training
         if self.scale is not None and "loss_scale" in start.state:
             self.scale.load_state(start.state["loss_scale"])
-        self.last = start.step + training.stream.batches_left
         self.ahead = Ahead(training.stream, self.objective.inputs, training.world.device)
         self.ahead.fetch()
         self.restart()
@@ -83,6 +126,8 @@ class Fitting:
         if outcome is None:
             what = (training.world, training.model, training.optimizer, self.objective.loss)
             raise explain_out_of_memory(*what, inputs=taken.inputs, accumulate=self.pace.accumulate)
+        if training.average is not None:
+            training.average.update(outcome.norm.isfinite())
         self.clock.ends()
         if self.options.compilation is not None:
             self.options.compilation.stepped()
@@ -95,6 +140,7 @@ class Fitting:
         """Rank 0 writes; the substitutions that each rank met are put together first."""
         training, world = self.training, self.training.world
         self.watch.look()  # what a checkpoint has not seen would be forgotten by those who go on from it
+        self.align()
         self._check_finite(step)
         state = training.stream.state()
         met = {tuple(row[:2]): row for row in world.gather(state["substitutions"])}
@@ -104,7 +150,18 @@ class Fitting:
         content["anomalies"] = self.watch.state()
         if self.scale is not None:
             content["loss_scale"] = self.scale.state()
-        self.saver.save(training.model, training.optimizer, content)
+        if training.average is not None:
+            content["average"] = training.average.state()
+        if still := without_moments(training.optimizer):
+            content["without_moments"] = still
+        what = (training.model, training.optimizer, content)
+        self.saver.save(*what, average=training.average, records=self.standing.records)
+
+    def align(self) -> None:
+        """Let every process have rank 0's running statistics, as each step begins with them: each has its own after."""
+        average = self.training.average
+        theirs = [] if average is None else average.buffers
+        self.training.world.follow_first([*kept_buffers(self.training.model).values(), *theirs])
 
     def log(self, step: int, taken: Taken, outcome: Outcome, rate: float) -> None:
         """Look at what the steps since the last line have computed, and write it down."""
@@ -147,6 +204,8 @@ class Fitting:
         training.stream.close()
         load_weights(checkpoint, training.model)
         load_optimizer(checkpoint, training.optimizer)
+        if training.average is not None:
+            load_average(checkpoint, training.average)
         left_out = training.stream.state()["skipped"]
         training.stream.load_state(checkpoint.state["stream"])
         known = training.stream.state()["skipped"]  # not what was left out on an earlier way to the same checkpoint
@@ -156,6 +215,7 @@ class Fitting:
                 training.stream.skip(start, stop)
         self.watch.went_back()
         self.track(checkpoint.step)
+        self.stand(checkpoint.step)
         training.world.barrier()  # every process has read it before others are removed
         training.console.say(
             f"warning: {len(why.skipped)} steps were skipped of late: going back to {checkpoint.path.name}, and on "
@@ -190,8 +250,8 @@ class Fitting:
 
     def _check_finite(self, step: int) -> None:
         """No checkpoint may replace a good one by what no run survives."""
-        named = dict(self.training.model.named_parameters())
-        flags = torch.stack([own_part(parameter.detach()).isfinite().all() for parameter in named.values()]).cpu()
+        named = {**dict(self.training.model.named_parameters()), **kept_buffers(self.training.model)}
+        flags = torch.stack([own_part(tensor.detach()).isfinite().all() for tensor in named.values()]).cpu()
         own = [name for name, flag in zip(named, flags.tolist(), strict=True) if not flag]
         bad = list(dict.fromkeys(self.training.world.gather(own)))  # where sharded, each process sees its part
         if bad:

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 
 from pretrain.anomalies import TooManyError
+from pretrain.checkpoint import newest_step
 from pretrain.fitting import Fitting
 from pretrain.saver import Saver
+from pretrain.selection import EVALUATED
 from pretrain.stop_signals import terminations
 from pretrain.training import Ending, Objective, Options, Pace, Start, Training
-
-_EVALUATED = "evaluation_seconds"
 
 
 def fit(
@@ -25,13 +25,18 @@ def fit(
 ) -> Ending:
     """Train from a start to the end, or until asked to stop by TERM, Ctrl-C or a file `stop` in the run folder.
 
+    With `options.selection` the end may come early, at once in a run that ended so. With `training.average` that is
+    what is evaluated, in the model's place; the model has its own weights again when this returns.
+
     Args:
         learning_rate: of the epoch, a fraction counted in positions of the stream; multiplied by a parameter group's
             `lr_scale` where it has one.
-        evaluate: called with a step and its epoch after it, on every process; what it returns is logged.
+        evaluate: called with a step and its epoch after it, on every process; what it returns is logged and, on
+            rank 0, compared.
 
     Raises:
         FloatingPointError: too many losses or gradients are not finite, or a weight is not.
+        ValueError: the evaluation does not give what the best checkpoint is to be chosen by.
         OutOfMemoryError: a step does not fit the memory.
     """
     with ExitStack() as stack:
@@ -43,8 +48,12 @@ def fit(
             state.watch.load_state(start.state["anomalies"])
         training.model.train()
         state.track(start.step)
-        if _owes_evaluation(training, start.step, pace):
-            _evaluate(state, start.step, start.state["stream"]["position"], evaluate)
+        state.stand(start.step)
+        if _owes_evaluation(state, start.step):
+            position = start.state["stream"]["position"]
+            if _lacks_checkpoint(state, start.step):
+                state.save(start.step, position)
+            _evaluate(state, start.step, position, evaluate)
         while True:
             try:
                 return _train(state, start, terminated, learning_rate, evaluate)
@@ -61,6 +70,9 @@ def _train(
 ) -> Ending:
     training, pace, step = state.training, state.pace, start.step
     world, stream, run, say = training.world, training.stream, training.run, training.console.say
+    if (why := state.why_over(step)) is not None:
+        say(why)
+        return Ending("done", step, stopped_early=True)
     state.begin(start)
     with training.console.progress(state.last, start=step, every_seconds=10) as progress:
         while (taken := state.take()) is not None:
@@ -69,49 +81,74 @@ def _train(
             rate = learning_rate(taken.start / stream.epoch_positions)
             outcome = state.step(step, taken, rate)
             is_last = step == state.last
+            is_evaluated = _is_evaluated(step, pace, state.last)
             if step % pace.log_every == 0 or is_last:
                 state.log(step, taken, outcome, rate)
             progress.advance(1, items=stream.batch_size, **state.meter.shown)
             is_asked = world.any(terminated() or (world.rank == 0 and run.stop_requested()))
             state.saver.check()
-            if step % pace.checkpoint_steps == 0 or is_last or is_asked:
+            is_chosen_from = is_evaluated and state.options.selection is not None
+            if step % pace.checkpoint_steps == 0 or is_last or is_asked or is_chosen_from:
                 state.save(step, taken.stop)
             if is_last or is_asked:
                 state.saver.wait()
-                for sentence in state.account():
-                    say(sentence)
+                _tell(state)
             if is_asked and not is_last:
                 say(f"asked to stop: saved step {step}; the same command goes on from there")
                 if world.rank == 0:
                     run.clear_stop()
                 return Ending("preempted", step)
-            if _is_evaluated(step, pace, state.last):
+            if is_evaluated:
                 _evaluate(state, step, taken.stop, evaluate)
+                if (why := state.why_over(step)) is not None:
+                    state.saver.wait()
+                    _tell(state)
+                    say(why)
+                    return Ending("done", step, stopped_early=True)
     return Ending("done", step)
+
+
+def _tell(state: Fitting) -> None:
+    for sentence in state.account():
+        state.training.console.say(sentence)
 
 
 def _is_evaluated(step: int, pace: Pace, last: int) -> bool:
     return step == last or (pace.evaluate_steps > 0 and step % pace.evaluate_steps == 0)
 
 
-def _owes_evaluation(training: Training, start: int, pace: Pace) -> bool:
+def _owes_evaluation(state: Fitting, start: int) -> bool:
     """Whether the run was interrupted between a checkpoint and the evaluation of that step."""
-    if start == 0 or not _is_evaluated(start, pace, start + training.stream.batches_left):
+    training = state.training
+    if start == 0 or not _is_evaluated(start, state.pace, state.last):
         return False
     is_missing = training.world.rank == 0 and not any(
-        _EVALUATED in line for line in training.run.read_metrics() if line["step"] == start
+        EVALUATED in line for line in training.run.read_metrics() if line["step"] == start
     )
     return training.world.any(is_missing)
+
+
+def _lacks_checkpoint(state: Fitting, start: int) -> bool:
+    """Whether the run chooses among its own checkpoints, and goes on from one of another run."""
+    training = state.training
+    if state.options.selection is None:
+        return False
+    return training.world.any(training.world.rank == 0 and newest_step(training.run.checkpoints) != start)
 
 
 def _evaluate(state: Fitting, step: int, position: int, evaluate: Callable[[int, float], dict[str, float]]) -> None:
     training, compilation, begin = state.training, state.options.compilation, time.perf_counter()
     epoch = position / training.stream.epoch_positions
+    state.align()
     training.model.eval()
-    with nullcontext() if compilation is None else compilation.aside():
+    with (
+        nullcontext() if compilation is None else compilation.aside(),
+        nullcontext() if training.average is None else training.average.in_place(training.model),
+    ):
         results = evaluate(step, epoch)
     training.model.train()
     seconds = time.perf_counter() - begin
     training.stream.leave_out(seconds)
-    state.record({"step": step, "epoch": epoch, **results, _EVALUATED: seconds})
+    state.record({"step": step, "epoch": epoch, **results, EVALUATED: seconds})
+    state.judge(step, results)
     state.restart()

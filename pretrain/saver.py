@@ -10,13 +10,17 @@ import torch
 from torch import nn
 
 from launch.run_folder import RunFolder
-from pretrain.checkpoint import move_latest, save_checkpoint
+from pretrain.averaging import Average
+from pretrain.checkpoint import move_latest, prune, save_checkpoint
 from pretrain.snapshot import Snapshot
 
 
 @dataclass(frozen=True)
 class Keeping:
-    """Which checkpoints stay: the newest `last`, and those of steps divisible by `every`, unless that is 0."""
+    """Which checkpoints stay: the newest `last`, and those of steps divisible by `every`, unless that is 0.
+
+    Of a run that chooses the best one, that stays as well.
+    """
 
     last: int
     every: int
@@ -38,16 +42,33 @@ class Saver:
         self.stalled = 0.0
         """Seconds that training has spent on copies, and on waiting for the checkpoint before."""
 
-    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-        """Copy, and begin to write. Every process must call it. Raises what the writing before has met."""
+    def save(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        state: Mapping[str, Any],
+        *,
+        average: Average | None = None,
+        records: tuple[int, ...] = (),
+    ) -> None:
+        """Copy, and begin to write. Every process must call it. Raises what the writing before has met.
+
+        records: see `prune`.
+        """
         begin = time.perf_counter()
         self.wait()
-        self._snapshot.take(model, optimizer)
+        self._snapshot.take(model, optimizer, average)
         if self._writes:
             # Not a daemon: should the process end by an error elsewhere, what is being written is ended first.
-            self._thread = threading.Thread(target=self._write, args=(dict(state),))
+            self._thread = threading.Thread(target=self._write, args=(dict(state), records))
             self._thread.start()
         self.stalled += time.perf_counter() - begin
+
+    def prune(self, records: tuple[int, ...]) -> None:
+        """Remove what is not kept any more; for the process that writes, while nothing is being written."""
+        assert self._writes
+        assert self._thread is None
+        prune(self._run.checkpoints, self._keeping.last, every=self._keeping.every, records=records)
 
     def check(self) -> None:
         """Raise what the thread has met, if anything."""
@@ -62,12 +83,13 @@ class Saver:
             self._thread = None
         self.check()
 
-    def _write(self, state: Mapping[str, Any]) -> None:
-        run, keeping = self._run, self._keeping
+    def _write(self, state: Mapping[str, Any], records: tuple[int, ...]) -> None:
+        run, keeping, copy = self._run, self._keeping, self._snapshot
         try:
             run.sync_metrics()
-            path = save_checkpoint(run.checkpoints, self._snapshot.weights, self._snapshot.moments, state, run.guard)
-            move_latest(run.checkpoints, path, keeping.last, run.guard, every=keeping.every)
+            average = copy.average if "average" in state else None
+            path = save_checkpoint(run.checkpoints, copy.weights, copy.moments, state, run.guard, average=average)
+            move_latest(run.checkpoints, path, keeping.last, run.guard, every=keeping.every, records=records)
         except Exception as error:  # noqa: BLE001 - raised again where training can act on it
             self._error = error
 

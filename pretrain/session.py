@@ -24,6 +24,7 @@ from pretrain.checkpoint import (
     Checkpoint,
     find_checkpoint,
     has_checkpoints,
+    load_average,
     load_optimizer,
     load_weights,
     newest_checkpoint,
@@ -70,10 +71,10 @@ class Session:
             return None
         return lambda start: open_tracker(kind, self.run.path, config=self.settings, start=start, say=self.console.say)
 
-    def close(self, status: Literal["done", "preempted"], step: int) -> None:
+    def close(self, status: Literal["done", "preempted"], step: int, *, stopped_early: bool = False) -> None:
         """Leave word in exit.json of how the run ended."""
         if self.world.rank == 0:
-            self.run.write_exit(status, step=step)
+            self.run.write_exit(status, step=step, **({"stopped_early": True} if stopped_early else {}))
 
 
 @contextmanager
@@ -148,6 +149,10 @@ def find_start(training: Training, resume: str | None, origin: str) -> Start:
     else:
         load_weights(checkpoint, training.model)
         load_optimizer(checkpoint, training.optimizer)
+        if training.average is not None:
+            load_average(checkpoint, training.average)
+        elif checkpoint.has_average:
+            say(f"note: the average of the weights in {checkpoint.path} is left behind: this run keeps none")
         training.stream.load_state(checkpoint.state["stream"])
         say(f"going on from {checkpoint.path}, step {checkpoint.step:,}")
         _warn_of_changes(checkpoint, training)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
+from pretrain.buffers import BufferMemory
 from pretrain.loss_scale import LossScale
 from pretrain.optimizer import gradient_norms
 from pretrain.world import World
@@ -67,15 +68,19 @@ class Stepper:
         self._clip_norm = clip_norm
         self._scale = scale
         groups = optimizer.param_groups
+        self._buffers = BufferMemory(model)
         self._parameters = [parameter for group in groups for parameter in group["params"]]
         self.names: list[str] = [name for group in groups for name in group["param_names"]]
 
     def step(self, inputs: tuple[Tensor, ...]) -> Outcome:
         """Run this process's rows forward and backward, and let the optimizer act on the batch of all processes.
 
+        A step that is skipped leaves buffers, too, as they were.
+
         Raises:
             ValueError: more pieces than rows.
         """
+        self._buffers.remember()
         logged, losses = self._backward(inputs)
         norms = gradient_norms(self._parameters)
         scale = None if self._scale is None else self._scale.value.clone()
@@ -117,6 +122,7 @@ class Stepper:
             shrink = (norm + 1e-6).div(self._clip_norm).clamp(min=1.0)
             divisor = shrink if divisor is None else divisor * shrink
         is_bad = norm.isfinite().logical_not()
+        self._buffers.restore(where=is_bad)
         if getattr(optimizer, "_step_supports_amp_scaling", False):
             # How torch's own GradScaler tells fused optimizers what to divide by, and whether to act at all.
             optimizer.grad_scale, optimizer.found_inf = divisor, is_bad.float()

@@ -13,9 +13,11 @@ from launch.console import Console
 from launch.run_folder import RunFolder
 from launch.trackers import Tracker
 from pretrain.anomaly_config import AnomalyConfig
+from pretrain.averaging import Average
 from pretrain.compiling import Compilation
 from pretrain.meter import Work
 from pretrain.saver import Keeping
+from pretrain.selection import Selection
 from pretrain.world import World
 
 
@@ -58,6 +60,8 @@ class Training:
     console: Console
     promise: Mapping[str, Any]
     """What bit-equality depends on beside data and options: versions, threads, world. Recorded in checkpoints."""
+    average: Average | None = None
+    """Of the weights: kept by `fit`, evaluated in their place, and saved beside them."""
     track: Callable[[int], Tracker] | None = None
     """Opens a tracker of a run that goes on after a step; on rank 0 alone."""
     tracker: Tracker | None = None
@@ -78,10 +82,11 @@ class Start(NamedTuple):
 
 
 class Ending(NamedTuple):
-    """How training ended, and after which step."""
+    """How training ended, and after which step; whether batches were left because no evaluation got better."""
 
     status: Literal["done", "preempted"]
     step: int
+    stopped_early: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,3 +97,5 @@ class Options:
     anomalies: AnomalyConfig = field(default_factory=AnomalyConfig)
     work: Work | None = None
     compilation: Compilation | None = None
+    selection: Selection | None = None
+    """With one a checkpoint is saved before each evaluation, and `checkpoints/best` names the best."""

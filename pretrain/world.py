@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.nn.parallel import DistributedDataParallel
 
+from pretrain.buffers import kept_buffers
 from pretrain.roll_call import RankLostError, RollCall
 from pretrain.sharding import is_sharded
 
@@ -76,8 +77,20 @@ class World:
     def share_gradients(self, model: nn.Module) -> nn.Module:
         """The model, with gradients averaged over all processes where there are several; as it is where it is sharded,
         which does that already.
+
+        Batch norms normalise by each process's own rows, and every step begins with rank 0's running statistics.
+
+        Raises:
+            ValueError: a sharded model with running statistics, which nobody would share.
         """
-        if self.size == 1 or is_sharded(model):
+        if self.size == 1:
+            return model
+        if is_sharded(model):
+            if buffers := list(kept_buffers(model)):
+                raise ValueError(
+                    f"--shard-parameters: the model's running statistics ({buffers[0]} and the like) would differ "
+                    "between processes; leave it out, or take a model with layer norms alone"
+                )
             return model
         return DistributedDataParallel(
             model,
@@ -104,6 +117,12 @@ class World:
         if self._messages is not None:
             torch.distributed.all_reduce(total, group=self._messages)
         return total.item() / self.size
+
+    def follow_first(self, tensors: Iterable[Tensor]) -> None:
+        """Give these tensors rank 0's values on every process, in place."""
+        if self.size > 1:
+            for tensor in tensors:
+                torch.distributed.broadcast(tensor.detach(), src=0)
 
     def gather(self, items: list[Any]) -> list[Any]:
         """The items of all processes in one list, by rank, on every process."""

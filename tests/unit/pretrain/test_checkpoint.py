@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from pretrain import checkpoint as module
+from pretrain.best_checkpoint import find_best, find_best_or_newest, move_best
 from pretrain.checkpoint import (
     find_checkpoint,
     go_back_to,
@@ -22,7 +23,7 @@ from pretrain.checkpoint import (
 )
 from pretrain.config import OptimizerConfig
 from pretrain.optimizer import create_optimizer
-from pretrain.snapshot import optimizer_tensors
+from pretrain.snapshot import Snapshot, optimizer_tensors, without_moments
 
 
 def trained(width: int = 3, steps: int = 2) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -40,11 +41,11 @@ def trained(width: int = 3, steps: int = 2) -> tuple[nn.Module, torch.optim.Opti
     return model, optimizer
 
 
-def save(folder: Path, step: int, keep: int = 3, every: int = 0, **options: Any) -> Path:
+def save(folder: Path, step: int, keep: int = 3, every: int = 0, records: tuple[int, ...] = (), **options: Any) -> Path:
     folder.mkdir(exist_ok=True)
     model, optimizer = trained(**options)
     path = write(folder, model, optimizer, {"step": step, "stream": {"position": 8 * step}})
-    move_latest(folder, path, keep, None, every=every)
+    move_latest(folder, path, keep, None, every=every, records=records)
     return path
 
 
@@ -82,6 +83,51 @@ def test_every_nth_stays(tmp_path: Path):
         save(tmp_path / "c", step, keep=1, every=6)
     names = sorted(path.name for path in (tmp_path / "c").glob("step-*"))
     assert names == ["step-00000006", "step-00000012", "step-00000016"]
+
+
+def test_the_best_until_each_of_the_newest_stays(tmp_path: Path):
+    folder = tmp_path / "c"
+    for step in range(1, 10):
+        save(folder, step, keep=2, records=tuple(record for record in (2, 3, 7) if record <= step))
+    assert sorted(path.name[-1] for path in folder.glob("step-*")) == ["7", "8", "9"]
+    save(tmp_path / "other", 1)
+    for step in range(2, 8):
+        save(tmp_path / "other", step, keep=2, records=(2, 3, 7))
+    assert sorted(path.name[-1] for path in (tmp_path / "other").glob("step-*")) == ["3", "6", "7"]
+
+
+def test_the_best_is_named_and_found(tmp_path: Path):
+    folder = tmp_path / "checkpoints"
+    assert find_best(folder) is None
+    for step in (2, 4, 6):
+        save(folder, step)
+    guarded: list[None] = []
+    assert find_best_or_newest(str(tmp_path), "--run", print).step == 6
+    for step in (2, 4, 4):
+        assert move_best(folder, step, lambda: guarded.append(None))
+        best = find_best(folder)
+        assert best is not None
+        assert best.step == find_best_or_newest(str(tmp_path), "--run", print).step == step
+    assert len(guarded) == 2  # what is right already is left alone
+    assert find_best_or_newest(str(folder / "step-00000006"), "--run", print).step == 6
+    assert not move_best(folder, 5, lambda: guarded.append(None))
+    assert find_best(folder) is None
+    assert len(guarded) == 3
+    assert move_best(folder, None, None)
+    with pytest.raises(ValueError, match=r"--run .*: expected a checkpoint folder .* found no such folder"):
+        find_best_or_newest(str(tmp_path / "none"), "--run", print)
+
+
+def test_the_best_that_is_damaged_is_an_error_and_not_another_one(tmp_path: Path):
+    folder = tmp_path / "checkpoints"
+    for step in (2, 4):
+        save(folder, step)
+    move_best(folder, 2, None)
+    (folder / "step-00000002/state.json").write_text("{}")
+    with pytest.raises(
+        ValueError, match=r"step-00000002: state\.json differs .*best names it as the best .* restore it"
+    ):
+        find_best_or_newest(str(tmp_path), "--run", print)
 
 
 def test_going_back(tmp_path: Path):
@@ -150,6 +196,37 @@ def test_one_that_does_not_fit_lists_names_and_shapes(tmp_path: Path):
     longer = create_optimizer(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2), nn.Linear(2, 2)), OptimizerConfig())
     with pytest.raises(ValueError, match=r"state of other parameters: unknown none; missing 2\.weight, 2\.bias"):
         load_optimizer(checkpoint, longer)
+
+
+def test_parameters_that_had_no_state_need_none_and_others_do(tmp_path: Path):
+    """As those of torch's SGD before its first step have none, and those of AdamW that never had a gradient."""
+    both = nn.ModuleList([nn.Linear(3, 4), nn.Linear(4, 2), nn.Linear(2, 2)])
+    longer = create_optimizer(both, OptimizerConfig())
+    both[1](both[0](torch.ones(5, 3))).sum().backward()
+    longer.step()
+    assert without_moments(longer) == ["2.weight", "2.bias"]
+    assert without_moments(trained()[1]) == []
+    state = {"step": 1, "without_moments": without_moments(longer)}
+    checkpoint = read_checkpoint(write(tmp_path, both, longer, state))
+    again = create_optimizer(both, OptimizerConfig())
+    load_optimizer(checkpoint, again)
+    assert without_moments(again) == ["2.weight", "2.bias"]
+    for full, tensor in optimizer_tensors(again).items():
+        assert torch.equal(tensor, optimizer_tensors(longer)[full]), full
+    wider = nn.ModuleList([*both, nn.Linear(2, 2)])
+    with pytest.raises(ValueError, match=r"state of other parameters: unknown none; missing 3\.weight, 3\.bias"):
+        load_optimizer(checkpoint, create_optimizer(wider, OptimizerConfig()))
+
+
+def test_a_copy_forgets_what_is_no_more():
+    """A run that goes back to before an optimizer's first step has no state of it any more."""
+    model, optimizer = trained()
+    snapshot = Snapshot(keeps=True)
+    snapshot.take(model, optimizer)
+    assert snapshot.moments.keys() == optimizer_tensors(optimizer).keys()
+    optimizer.state.clear()
+    snapshot.take(model, optimizer)
+    assert snapshot.moments == {}
 
 
 def test_a_disk_that_fills_up_leaves_the_old_one_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,11 +1,16 @@
 """Drop paths read noise by position: timm's rates, scaled to match, the same on any number of processes."""
 
+from typing import Any
+
 import numpy as np
 import pytest
+import timm
 import torch
+from timm.layers.drop import DropBlock2d
+from torch import nn
 
 from pretrain.config import EncoderConfig
-from pretrain.drop_path import DropPaths, KeyedDropPath, PathNoise
+from pretrain.drop_path import DropPaths, KeyedDropPath, PathNoise, check_deterministic_forward
 from pretrain.encoder import create_classifier, initialize_encoder
 
 SMALL = EncoderConfig("vit_tiny_patch16_224", (8, 8), (4, 4), width=24, depth=3, heads=2)
@@ -54,3 +59,61 @@ def test_shares_dropped_match_the_rate():
         np.arange(4000), 0, torch.device("cpu")
     )
     assert ((noise < 0.3).double().mean(dim=0) - 0.3).abs().max() < 0.03
+
+
+TINY = {"embed_dim": 24, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 2)}
+# Of every family a small model: timm's name, its arguments, and how many drop paths it has.
+FAMILIES: dict[str, tuple[str, dict[str, Any], int]] = {
+    "ResNet": ("test_resnet", {}, 3),
+    "EfficientNet": ("efficientnet_b0", {}, 15),
+    "ConvNeXt": ("test_convnext", {}, 8),
+    "Swin": ("swin_tiny_patch4_window7_224", {"img_size": 56, **TINY}, 6),
+    "PVT v2": ("pvt_v2_b0", {"embed_dims": (8, 16, 24, 32), "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 2)}, 6),
+    "CoAtNet": ("coatnet_pico_rw_224", {"img_size": 64, "embed_dim": (32, 32, 32, 32), "depths": (1, 1, 1, 1)}, 5),
+    "ResNet-ViT": ("vit_tiny_r_s16_p8_224", {"img_size": 32, "embed_dim": 24, "depth": 2, "num_heads": 2}, 2),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_family_draws_numbers_of_its_own(family: str):
+    name, arguments, count = FAMILIES[family]
+    model = timm.create_model(name, num_classes=2, drop_path_rate=0.5, **arguments).train()
+    with pytest.raises(ValueError, match=r"draws random numbers of its own .* \(DropPath, drop_prob 0"):
+        check_deterministic_forward(model)
+    paths = DropPaths(model)
+    check_deterministic_forward(model)
+    assert paths.paths == count
+    size = arguments.get("img_size", 64)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(8, 3, size, size, generator=generator)
+    with torch.no_grad():
+        for parameter in model.parameters():  # some branches begin with a factor of 0
+            parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator))
+    before, found = torch.get_rng_state(), []
+    with torch.no_grad():
+        for seed in (0, 1, 0):
+            paths.noise.values = paths.draw(np.arange(8), seed, torch.device("cpu"))
+            found.append(model(images))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(found[0], found[2])
+    assert not torch.equal(found[0], found[1])
+
+
+@pytest.mark.parametrize(
+    ("module", "named"),
+    [
+        (nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1)), r"1 \(Dropout, p 0\.1\)"),
+        (nn.ModuleDict({"a": nn.Dropout2d(0.5)}), r"a \(Dropout2d, p 0\.5\)"),
+        (nn.Sequential(DropBlock2d(0.25)), r"0 \(DropBlock2d, drop_prob 0\.25\)"),
+        (nn.MultiheadAttention(4, 2, dropout=0.3), r"the model itself \(MultiheadAttention, dropout 0\.3\)"),
+        (nn.Sequential(nn.RReLU()), r"0 \(RReLU, upper 0\.333333\)"),
+        (timm.create_model("test_efficientnet", drop_rate=0.2), r"the model itself \(EfficientNet, drop_rate 0\.2\)"),
+        (timm.create_model("test_vit", patch_drop_rate=0.5), r"patch_drop \(PatchDropout, prob 0\.5\)"),
+        (nn.Sequential(*[nn.Dropout(0.1)] * 4, *[nn.Dropout(0.2) for _ in range(4)]), r"2\), .*2\) and 2 more; build"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_numbers_of_its_own_are_named(module: nn.Module, named: str):
+    with pytest.raises(ValueError, match=named):
+        check_deterministic_forward(module)
+    check_deterministic_forward(nn.Sequential(nn.Dropout(0.0), nn.MultiheadAttention(4, 2), DropBlock2d(0.0)))

@@ -61,11 +61,11 @@ class Gate:
         self.at_once = 0
         self._inside = 0
 
-    def save(self, *arguments: Any) -> Path:
+    def save(self, *arguments: Any, **named: Any) -> Path:
         self._inside += 1
         self.at_once = max(self.at_once, self._inside)
         assert self.open.wait(30)
-        path = save_checkpoint(*arguments)
+        path = save_checkpoint(*arguments, **named)
         self._inside -= 1
         return path
 

@@ -155,6 +155,18 @@ def test_a_checkpoint_is_the_same_with_and_without(tmp_path: Path, first, second
 
 
 @pytest.mark.usefixtures("alone")
+def test_running_statistics_that_nobody_would_share_are_refused():
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    shard_parameters(model, CPU, 1)
+    world = World("fp32")
+    assert world.share_gradients(model) is model
+    world.size = 2
+    with pytest.raises(ValueError, match=r"--shard-parameters: .* \(1\.running_mean and the like\).* leave it out"):
+        world.share_gradients(model)
+    assert world.share_gradients(sharded()) is not None
+
+
+@pytest.mark.usefixtures("alone")
 def test_a_process_that_keeps_no_copy_helps_to_gather():
     model = sharded()
     snapshot = Snapshot(keeps=False)

@@ -103,6 +103,21 @@ def test_a_step_that_is_not_finite_changes_nothing(bad: float):
     assert difference(model, expected) == 0
 
 
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_step_that_is_not_finite_leaves_running_statistics_as_they_were(accumulate: int):
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    stepper, _ = make(model, accumulate)
+    stepper.step((rows(),))
+    before = copy.deepcopy(model.state_dict())
+    assert before["3.num_batches_tracked"] == accumulate
+    assert not stepper.step((rows().index_fill(0, torch.tensor([0]), float("inf")),)).norm.isfinite()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    stepper.step((rows(),))
+    assert not torch.equal(model.state_dict()["3.running_var"], before["3.running_var"])
+    assert model.state_dict()["3.num_batches_tracked"] == 2 * accumulate
+
+
 def test_an_optimizer_that_is_not_fused_skips_too():
     model = small_model()
     named = list(model.named_parameters())
