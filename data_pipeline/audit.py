@@ -17,14 +17,16 @@ _SHOWN = 10
 
 @dataclass(frozen=True)
 class PartAudit:
-    """One dataset of a run. `seen`: how many samples were seen how many times, those that do not decode not at all and
-    those shown instead of them once more each time. `substituted` and `withdrawn` name samples by their keys.
+    """One dataset of a run. `samples` that take part have `places` in an epoch: one each, but for classes that are
+    balanced. `seen`: how many samples were seen how many times, those that do not decode not at all and those shown
+    instead of them once more each time. `substituted` and `withdrawn` name samples by their keys.
     """
 
     data: str
     split: str
     fingerprint: str
     samples: int
+    places: int
     views: int
     whole_epochs: int
     partial: int
@@ -43,12 +45,16 @@ class PartAudit:
             times = "once" if most == 1 else f"{most:,} times"
         else:
             times = f"{least:,} or {most:,} times" if most == least + 1 else f"{least:,} to {most:,} times"
-        positions = self.samples * self.views
+        positions = self.places * self.views
+        which = f"{self.samples:,} samples"
+        if self.places > self.samples:
+            which, times = f"{which} in {self.places:,} places", f"{times} for each of its places"
         epochs = f"{self.whole_epochs:,} whole epochs" if self.whole_epochs != 1 else "1 whole epoch"
         rest = f" + {self.partial:,}/{positions:,} of one" if self.partial else ""
-        counted = ", ".join(f"{count:,} samples {seen:,} times" for seen, count in self.seen.items())
+        counts = [f"{count:,} samples {seen:,} times" for seen, count in self.seen.items()]
+        counted = ", ".join(counts[:_SHOWN]) + (f", and {len(counts) - _SHOWN} more such" if counts[_SHOWN:] else "")
         less = " (before skipped positions and substitutions)" if self.skipped or self.substituted else ""
-        return f"{self.samples:,} samples, {epochs}{rest}: every sample was due {times}{less}; seen: {counted}"
+        return f"{which}, {epochs}{rest}: every sample was due {times}{less}; seen: {counted}"
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ class Audit:
 
 
 def audit_run(config: AuditConfig, console: Console) -> Audit:
-    """Count what the run's newest checkpoint says that it has consumed; takes 13 bytes of memory for each sample.
+    """Count what the run's newest checkpoint says that it has consumed; takes 16 bytes of memory for each sample.
 
     Raises:
         ValueError: no such run, no checkpoint yet, or data that are not there.
@@ -168,13 +174,15 @@ def _close(run: RecordedRun, number: int, ledger: Ledger, order: Order) -> tuple
     for sample, other, _ in rows:
         shown_instead[sample] -= seen[sample]
         shown_instead[other] += seen[sample]
-    times, samples = np.unique(shown_instead[ledger.takes_part], return_counts=True)
+    takes_part = ledger.expected > 0
+    times, samples = np.unique(shown_instead[takes_part], return_counts=True)
     withdrawn = look_up(part.manifest, part.split, list(split.withdrawn[:_SHOWN]))
     return PartAudit(
         data=str(part.manifest.folder),
         split=part.split,
         fingerprint=split.fingerprint,
-        samples=order.samples,
+        samples=int(takes_part.sum()),
+        places=order.samples,
         views=ledger.views,
         whole_epochs=whole,
         partial=partial,

@@ -20,8 +20,8 @@ class Crop(NamedTuple):
 
 
 @runtime_checkable
-class View(Protocol):
-    """How a sample becomes pixels of one size (height, width)."""
+class CropView(Protocol):
+    """Shows a crop of a sample, resized to one size (height, width): no more of the image is decoded than it needs."""
 
     @property
     def size(self) -> tuple[int, int]: ...
@@ -35,6 +35,25 @@ class View(Protocol):
         same type. `draws` go on after the crop's.
         """
         ...
+
+
+@runtime_checkable
+class WholeView(Protocol):
+    """Makes pixels of one size (height, width) from a whole image itself, as Pillow decodes it; nothing is drawn.
+
+    Slower than a crop, and for pixels that must be another library's to the bit. Shown alone, never beside others.
+    """
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+
+    def prepare(self, pixels: Pixels) -> Pixels:
+        """Pixels of this view's size, given the upright image in full, (height, width, 3) in uint8."""
+        ...
+
+
+View = CropView | WholeView
+"""How a sample becomes pixels of one size."""
 
 
 @dataclass(frozen=True)
@@ -98,16 +117,18 @@ class MultiView:
 
     Raises:
         ValueError: no group, or one without copies.
-        TypeError: something that is no view; groups are not put into groups.
+        TypeError: something that is no view, or one of whole images; groups are not put into groups.
     """
 
-    groups: tuple[tuple[View, int], ...]
+    groups: tuple[tuple[CropView, int], ...]
 
     def __post_init__(self) -> None:
         if not self.groups:
             raise ValueError("MultiView: no groups; expected at least one of (view, how many)")
         for view, copies in self.groups:
-            if not isinstance(view, View):
+            if isinstance(view, WholeView):
+                raise TypeError(f"MultiView: {view} is made of whole images; give it alone, or crops only")
+            if not isinstance(view, CropView):
                 raise TypeError(f"MultiView: {view!r} is no view; expected one such as RandomResizedCrop((224, 224))")
             if copies < 1:
                 raise ValueError(f"MultiView: {copies} copies of {view}; expected at least 1, or leave it out")
@@ -123,11 +144,16 @@ def groups_of(views: Views) -> tuple[tuple[View, int], ...]:
 
 
 def check_policies(views: Views, channels: int, dtype: str) -> None:
-    """Refuse policies on pixels that they cannot change.
+    """Refuse policies and views of whole images on pixels that they cannot change.
 
     Raises:
-        ValueError: a `RandAugment` on anything but three channels of uint8.
+        ValueError: a `RandAugment` or a `WholeView` on anything but three channels of uint8.
     """
+    if isinstance(views, WholeView) and (channels, dtype) != (3, "uint8"):
+        raise ValueError(
+            f"{views}: works on 3 channels of uint8 only, and these images have {channels} of {dtype}; "
+            "show them with CenterCrop"
+        )
     for view, _ in groups_of(views):
         if isinstance(view, RandomResizedCrop) and view.policy is not None and (channels, dtype) != (3, "uint8"):
             raise ValueError(

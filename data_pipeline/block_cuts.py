@@ -21,6 +21,7 @@ class Cuts:
         lanes: that share the split's bytes.
         block_bytes: most bytes a block spans.
         renumber: the number of samples that count among those before each of some; all of them, by default.
+        total: bytes of the split, where it is not that of these shards.
     """
 
     def __init__(
@@ -30,9 +31,12 @@ class Cuts:
         lanes: int,
         block_bytes: int,
         renumber: Callable[[Integers], Integers] | None = None,
+        *,
+        total: int | None = None,
     ) -> None:
+        total = int(shard_bytes.sum()) if total is None else total
         by_limit = -(-shard_bytes // block_bytes)
-        by_lane = -(-shard_bytes * 4 * lanes // max(int(shard_bytes.sum()), 1))
+        by_lane = -(-shard_bytes * 4 * lanes // max(total, 1))
         blocks = np.minimum(np.maximum(by_limit, by_lane), shard_samples)
         cut = blocks > 0
         self._samples, self._blocks = shard_samples[cut], blocks[cut]

@@ -156,6 +156,15 @@ def decode_and_tell(data: bytes | memoryview, scale: int = 1, strict: bool = Fal
         raise DecodeError(f"not a whole JPEG: {error}") from error
 
 
+def decode_by_pillow(data: bytes | memoryview) -> Pixels:
+    """What `decode` gives, JPEGs too as Pillow decodes them, whose libjpeg may be another one; arrays as they are.
+
+    Raises:
+        DecodeError: the bytes do not decode.
+    """
+    return read_array(data) if sniff(data) == "npy" else _read_with_pillow(data)[0]
+
+
 def _read_with_pillow(data: bytes | memoryview, scale: int = 1) -> tuple[Pixels, int]:
     """Pixels at 1/scale, and the orientation that is still to be applied: Pillow itself applies that of a TIFF."""
     try:

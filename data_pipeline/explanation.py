@@ -59,7 +59,8 @@ class Explanation:
 
     def table(self) -> str:
         """For people."""
-        has_datasets, has_views = len(self.data) > 1, self.plan.views > 1
+        has_datasets = len(self.data) > 1
+        has_views = self.plan.views > 1 or any(row.view for row in self.rows)  # a view is also a copy of a sample
         has_names = any(row.facts.name is not None for row in self.rows)
         heading = ["position", "epoch", "shard", "row", "key"]
         heading += ["data"] * has_datasets + ["view"] * has_views + ["source"] * has_names + ["class"]

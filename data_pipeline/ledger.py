@@ -14,7 +14,10 @@ _AT_ONCE = 1 << 20
 
 @dataclass
 class Ledger:
-    """Counts of one dataset: times that each sample was due, all epochs and the one being counted, and was skipped."""
+    """Counts of one dataset: times that each sample was due, all epochs and the one being counted, and was skipped.
+
+    `expected`: times that it should be due in an epoch, once a view for each of its places.
+    """
 
     part: Ingredient
     views: int
@@ -23,11 +26,12 @@ class Ledger:
 
     def __post_init__(self) -> None:
         split = self.part.manifest.split(self.part.split)
-        self.takes_part = np.ones(split.samples, np.bool_)
+        self.expected = np.full(split.samples, self.views, np.uint32)
         if self.part.members is not None:
-            self.takes_part[:] = False
-            self.takes_part[self.part.members] = True
-        self.takes_part[list(split.withdrawn)] = False
+            self.expected[:] = 0
+            _count(self.expected, self.part.members)
+            self.expected *= self.views
+        self.expected[list(split.withdrawn)] = 0
         self.due = np.zeros(split.samples, np.uint32)
         self.skipped = np.zeros(split.samples, np.uint32)
         self.this_epoch = np.zeros(split.samples, np.uint32)
@@ -41,25 +45,23 @@ class Ledger:
         _count(self.skipped, samples[is_skipped])
 
     def end_epoch(self) -> None:
-        """The epoch is whole: each sample that takes part must have come once a view, all others not at all."""
-        wrong = np.flatnonzero(self.this_epoch != np.where(self.takes_part, self.views, 0))
-        self._note(wrong, self.views)
+        """The epoch is whole: each sample must have come as often as is expected of it."""
+        self._note(np.flatnonzero(self.this_epoch != self.expected))
         self.epoch += 1
 
     def end(self, partial: int) -> None:
         """No more positions come; so many of the epoch begun have."""
-        wrong = np.flatnonzero(self.this_epoch > np.where(self.takes_part, self.views, 0))
+        wrong = np.flatnonzero(self.this_epoch > self.expected)
         if not len(wrong) and int(self.this_epoch.sum()) != partial:
             self.faults.append(f"epoch {self.epoch}: {int(self.this_epoch.sum()):,} positions, expected {partial:,}")
-        self._note(wrong, self.views)
+        self._note(wrong)
 
-    def _note(self, wrong: Integers, expected: int) -> None:
+    def _note(self, wrong: Integers) -> None:
         if len(wrong):
             first = int(wrong[0])
             self.faults.append(
                 f"epoch {self.epoch}: {len(wrong):,} samples were not due as often as they should be; the first, "
-                f"sample {first}, {int(self.this_epoch[first])} times, expected "
-                f"{expected if self.takes_part[first] else 0}"
+                f"sample {first}, {int(self.this_epoch[first])} times, expected {int(self.expected[first])}"
             )
         self.due += self.this_epoch
         self.this_epoch[:] = 0

@@ -8,7 +8,7 @@ and a rank that takes the positions congruent to r mod R reads only its own lane
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from data_pipeline.block_cuts import Cuts, Integers
 from data_pipeline.block_line import Line, Stretch
+from data_pipeline.places import Places
 from data_pipeline.randomness import Purpose, key, permutation
 
 ORDER_VERSION = 1
@@ -64,7 +65,7 @@ def lanes_for(most_ranks: int) -> int:
 
 
 class Located(NamedTuple):
-    """Where each of n positions lies: arrays of shape (n,)."""
+    """Where each of n positions lies: arrays of shape (n,). Copy c of a sample goes on with view c times the plan's."""
 
     dataset: Integers
     sample: Integers
@@ -80,8 +81,9 @@ class Order:
         fingerprint: of the split, hex; part of every key.
         plan: lanes, block size and views (weights are for `Mixture`).
         seed: of the run.
-        members: sorted numbers of the samples that take part; None for all.
-        withdrawn: sorted numbers of samples that take no part in any case; memory grows with these alone.
+        members: sorted numbers of the samples that take part, a sample as often as it has places in an epoch; None for
+            all. Copies of a sample are told apart as further views of it.
+        withdrawn: sorted numbers of samples that take no part in any case.
     """
 
     def __init__(
@@ -97,20 +99,16 @@ class Order:
     ) -> None:
         self._plan = plan
         self._key = key(seed, int(fingerprint[:16], 16))
-        shard_samples = np.asarray(shard_samples, np.int64)
-        left_out = np.asarray(withdrawn, np.int64)
-        if members is not None:
-            samples = int(shard_samples.sum())
-            if len(members) and not (np.all(np.diff(members) > 0) and members[0] >= 0 and members[-1] < samples):
-                raise ValueError(f"subset: expected increasing sample numbers from 0 to {samples - 1}")
-            members = np.setdiff1d(members, left_out, assume_unique=True)
-        self._members = members
-        self._withdrawn = left_out
-        # The number of a sample among those that take part, and that of it among all, differ by the withdrawn before.
-        self._left_out = left_out - np.arange(len(left_out))
-        all_take_part = members is None and not len(left_out)
-        self._cuts = _cuts(shard_samples, shard_bytes, plan, None if all_take_part else self._taking_part)
-        self.samples = self._cuts.samples
+        self._places = Places(
+            np.asarray(shard_samples, np.int64),
+            np.asarray(shard_bytes, np.int64),
+            lanes=plan.lanes,
+            block_bytes=plan.block_bytes,
+            members=members,
+            withdrawn=withdrawn,
+        )
+        self._cuts = self._places.cuts
+        self.samples = self._places.count
         if self.samples == 0:
             raise ValueError("the split (or the subset of it) holds no samples")
         # Of every lane so many samples are looked at while the blocks that hold them are at hand.
@@ -121,8 +119,13 @@ class Order:
         self._pieces: OrderedDict[tuple[int, int], NDArray[np.int32]] = OrderedDict()
 
     @property
+    def has_copies(self) -> bool:
+        """Whether some samples have several places in an epoch; `samples` counts places."""
+        return self._places.has_copies
+
+    @property
     def epoch_positions(self) -> int:
-        """Positions in an epoch: N samples times m views."""
+        """Positions in an epoch: N samples (places) times m views."""
         return self.samples * self._plan.views
 
     @property
@@ -134,11 +137,12 @@ class Order:
         """Sample, epoch and view at each run position; positions may be any, in any order."""
         epochs, within = np.divmod(positions, self.epoch_positions)
         lane, offset, view = self._lane_offset_view(within)
-        samples = np.empty_like(positions)
+        places = np.empty_like(positions)
         for epoch in np.unique(epochs):
             chosen = np.flatnonzero(epochs == epoch)
-            samples[chosen] = self._samples(int(epoch), lane[chosen], offset[chosen])
-        return Located(np.zeros_like(positions), samples, epochs, view)
+            places[chosen] = self._places_at(int(epoch), lane[chosen], offset[chosen])
+        samples, copies = self._places.look_up(places)
+        return Located(np.zeros_like(positions), samples, epochs, copies * self._plan.views + view)
 
     def _lane_offset_view(self, within: Integers) -> tuple[Integers, Integers, Integers]:
         lanes, views = self._plan.lanes, self._plan.views
@@ -154,18 +158,16 @@ class Order:
             np.where(is_last, last_view, row % views),
         )
 
-    def _samples(self, epoch: int, lane: Integers, offset: Integers) -> Integers:
+    def _places_at(self, epoch: int, lane: Integers, offset: Integers) -> Integers:
         chosen = np.empty_like(lane)
         parts = offset // self._reach
         for part in np.unique(parts):
             inside = np.flatnonzero(parts == part)
-            chosen[inside] = self._samples_of_a_part(epoch, int(part), lane[inside], offset[inside])
-        if self._members is not None:
-            return self._members[chosen]
-        return chosen + np.searchsorted(self._left_out, chosen, side="right")
+            chosen[inside] = self._places_of_a_part(epoch, int(part), lane[inside], offset[inside])
+        return chosen
 
-    def _samples_of_a_part(self, epoch: int, part: int, lane: Integers, offset: Integers) -> Integers:
-        """Numbers among the samples that take part, where all offsets lie in the same part of their lanes."""
+    def _places_of_a_part(self, epoch: int, part: int, lane: Integers, offset: Integers) -> Integers:
+        """Numbers of places, where all offsets lie in the same part of their lanes."""
         stretch = self._stretch(epoch, part)
         lane_start, lane_end = self._lanes(lane)
         line = lane_start + offset
@@ -183,12 +185,6 @@ class Order:
             order = self._piece(epoch, int(piece_start[one]), int(piece_end[one]))
             chosen[members] += order[line[members] - piece_start[one]]
         return chosen
-
-    def _taking_part(self, samples: Integers) -> Integers:
-        """How many of the samples before each of these take part."""
-        if self._members is not None:
-            return np.searchsorted(self._members, samples)
-        return samples - np.searchsorted(self._withdrawn, samples)
 
     def _lanes(self, lane: Integers) -> tuple[Integers, Integers]:
         """Where on the line these lanes start and end."""
@@ -267,7 +263,7 @@ class Mixture:
 
 def block_bounds(shard_samples: Integers, shard_bytes: Integers, plan: Plan) -> Integers:
     """First sample number of every block, and at the end the number of samples: shape (blocks + 1,); see `Cuts`."""
-    cuts = _cuts(shard_samples, shard_bytes, plan)
+    cuts = Cuts(shard_samples, shard_bytes, plan.lanes, plan.block_bytes)
     return cuts.bounds(0, cuts.count)
 
 
@@ -279,16 +275,6 @@ def rank_positions(start: int, count: int, rank: int, world: int) -> Integers:
 def subset_hash(members: Integers) -> str:
     """Hash of a list of sample numbers, to record in a plan's `subset` beside the rule's name."""
     return hashlib.sha256(np.ascontiguousarray(members, "<i8").tobytes()).hexdigest()[:16]
-
-
-def _cuts(
-    shard_samples: Sequence[int] | Integers,
-    shard_bytes: Sequence[int] | Integers,
-    plan: Plan,
-    renumber: Callable[[Integers], Integers] | None = None,
-) -> Cuts:
-    samples, sizes = np.asarray(shard_samples, np.int64), np.asarray(shard_bytes, np.int64)
-    return Cuts(samples, sizes, plan.lanes, plan.block_bytes, renumber)
 
 
 def _interleave(weights: Sequence[int]) -> Integers:

@@ -34,6 +34,8 @@ class Purpose(IntEnum):
     ERASING = 10
     SUBSET = 11
     HEAD = 12
+    HOLD_OUT = 13
+    BALANCE = 14
 
 
 def key(*words: int) -> int:

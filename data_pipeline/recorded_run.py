@@ -12,11 +12,10 @@ import numpy as np
 
 from data_pipeline.manifest import Manifest, read_manifest
 from data_pipeline.order import Integers, Mixture, Order, Plan, subset_hash
-from data_pipeline.subset import labelled_samples
+from data_pipeline.sample_rules import choose_anew
 from launch.strict_json import read_json
 
 _STEP = re.compile(r"step-\d{8,}")
-_PER_CLASS = re.compile(r"(\d+)-a-class-[0-9a-f]+")
 
 
 @dataclass(frozen=True)
@@ -136,17 +135,7 @@ def find_members(manifest: Manifest, split: str, plan: Plan, seed: int, given: s
         if not plan.subset.endswith(subset_hash(members)):
             raise ValueError(f"--members {given}: not the samples of the plan's subset {plan.subset!r}: another hash")
         return members
-    if not plan.subset:
-        return None
-    per_class = _PER_CLASS.fullmatch(plan.subset)
-    if per_class is None and not plan.subset.startswith("labelled-"):
-        raise ValueError(
-            f"the plan's subset {plan.subset!r} is of no rule known here: give its sample numbers: --members FILE.npy"
-        )
-    members, name = labelled_samples(manifest, split, int(per_class[1]) if per_class else None, seed)
-    if name != plan.subset:
-        raise ValueError(f"the plan's subset is {plan.subset!r}, chosen anew it is {name or 'every sample'!r}")
-    return members
+    return choose_anew(manifest, split, plan.subset, seed)
 
 
 def read_members(path: str) -> Integers:

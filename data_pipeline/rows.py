@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.arrays import DecodeError, Pixels
-from data_pipeline.augment import Crop, Views, check_policies, groups_of
+from data_pipeline.augment import Crop, CropView, Views, WholeView, check_policies, groups_of
 from data_pipeline.decoded import Decoded
 from data_pipeline.manifest import DatasetError, Manifest, locate_sample
 from data_pipeline.order import Located
@@ -98,7 +98,7 @@ def layout_of(parts: Sequence[Part], views: Views, rows: int) -> Layout:
     """What a slot for batches of `rows` samples of these parts holds.
 
     Raises:
-        ValueError: parts whose pixels differ in channels or type, or a policy that cannot change such pixels.
+        ValueError: parts whose pixels differ in channels or type, or a policy or view that cannot change such pixels.
     """
     splits = [part.manifest.split(part.split) for part in parts]
     first = splits[0]
@@ -144,7 +144,8 @@ class RowFiller:
         self._channels, self._dtype = self._splits[0].channels, np.dtype(self._splits[0].dtype)
         self._withdrawn = [frozenset(split.withdrawn) for split in self._splits]
         groups = groups_of(views)
-        self._views = [view for view, copies in groups for _ in range(copies)]
+        self._whole = views if isinstance(views, WholeView) else None
+        self._views = [view for view, copies in groups for _ in range(copies) if isinstance(view, CropView)]
         self._places = [(group, copy) for group, (_, copies) in enumerate(groups) for copy in range(copies)]
         self._seed = seed
         self._decoded = decoded
@@ -204,12 +205,19 @@ class RowFiller:
         data, entry = self._readers[dataset].image(shard, index, alone)
         middle = perf_counter()
         note(DECODE, dataset, shard, index, middle)
-        width, height = int(entry["width"]), int(entry["height"])
-        draws, wanted = self._draw(words, width, height)
+        width, height, orientation = int(entry["width"]), int(entry["height"]), int(entry["orientation"])
         report.bytes += len(data)
         report.read_seconds += middle - begin
+        if self._whole is not None:
+            pixels = self._decoder.whole(data, (width, height), orientation)
+            self._check(pixels)
+            begin = perf_counter()
+            shown = [self._whole.prepare(pixels)]
+            self._decoder.resize_seconds += perf_counter() - begin
+            return shown, int(entry["label"])
+        draws, wanted = self._draw(words, width, height)
         report.augment_seconds += perf_counter() - middle
-        shown = self._decoder.views(data, (width, height), int(entry["orientation"]), wanted)
+        shown = self._decoder.views(data, (width, height), orientation, wanted)
         self._check(shown[0])
         return self._finish(draws, shown, report), int(entry["label"])
 

@@ -19,6 +19,7 @@ from data_pipeline.location import RemotePath
 from data_pipeline.manifest import DatasetError, Manifest, Split, open_index
 from data_pipeline.order import Integers
 from data_pipeline.patience import PATIENCE, Patience
+from data_pipeline.sample_check import BLOCK, BadHeaderError, read_members
 from data_pipeline.withdrawn import read_names
 
 _RETRIES = 3
@@ -99,6 +100,29 @@ class ShardReader:
             + self._manifest.repair(described.file)
         )
 
+    def annotations(self, shard: int, row: int) -> dict[str, bytes]:
+        """The files beside a sample's image, by extension, verified together; the image itself is not asked for.
+
+        But of remote tars of small samples, whose blocks are read sooner than so many pieces. Raises as `image` does.
+        """
+        described, entry = self._shards[shard], self._bytes.index(shard)[row]
+        start, image, expected = int(entry["offset"]), int(entry["image_offset"]), int(entry["annotation_hash"])
+        stop, behind = start + int(entry["length"]), image + -(-int(entry["image_length"]) // BLOCK) * BLOCK
+        alone = described.bytes >= _LARGE * described.samples
+        for attempt in range(_RETRIES):
+            # Usually the image comes first, and nothing but its header before it.
+            before = self._bytes.read(shard, row, start, image, alone) if image - start > BLOCK else b""
+            after = self._bytes.read(shard, row, behind, stop, alone) if behind < stop else b""
+            files = _files_in(bytes(before), bytes(after))
+            if xxhash.xxh3_64_intdigest(b"".join(files.values())) == expected:
+                return files
+            time.sleep(0.01 * attempt)
+            self._bytes.forget(shard, row)
+        raise DatasetError(
+            f"shard {described.file}: sample {row}, bytes {start} to {stop}, stage read: its annotations are not those "
+            f"of the index, checksum {expected:016x}, in {_RETRIES} reads; {self._manifest.repair(described.file)}"
+        )
+
     def name(self, shard: int, row: int) -> str:
         """A sample's key, as its tar member spells it without the extension."""
         start = int(self._bytes.index(shard)[row]["offset"])
@@ -107,6 +131,22 @@ class ShardReader:
         if not member.isreg():  # a long name, in tars of others: its header only announces it
             return read_names(self._manifest, self._shards[shard])[row]
         return member.name.split(".", 1)[0]
+
+
+def _files_in(before: bytes, after: bytes) -> dict[str, bytes]:
+    """Files by extension, in what stands before and after an image in a sample; {} where a header is damaged."""
+    files: dict[str, bytes] = {}
+    try:
+        for part in (before, after):
+            for member in read_members(part):
+                folders, _, last = member.name.removeprefix("./").rpartition("/")
+                stem, _, extension = last.partition(".")
+                # The image begins where the part before it ends; what is hidden, or WebDataset's own, is of no sample.
+                if member.start < len(part) and stem and extension and not f"{folders}{stem}".startswith("__"):
+                    files[extension.lower()] = part[member.start : member.stop]
+    except BadHeaderError:
+        return {}
+    return files
 
 
 class _OpenShard(NamedTuple):

@@ -5,21 +5,22 @@ Usable alone, in anyone's loop: `for batch in Stream(...)`, or through `DataLoad
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from math import ceil, gcd
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from data_pipeline.augment import Views
+from data_pipeline.augment import Views, WholeView
+from data_pipeline.batch import Batch
 from data_pipeline.batch_spans import BatchSpans
 from data_pipeline.decoded import decode_all
 from data_pipeline.device_filling import DeviceFilling
 from data_pipeline.filling import PooledFilling
 from data_pipeline.jobs import Job, locate_batches
+from data_pipeline.location import RemotePath
 from data_pipeline.manifest import sample_starts
 from data_pipeline.order import Integers, Mixture, Order, Plan, rank_positions
 from data_pipeline.rows import FillReport, Part, layout_of
@@ -27,38 +28,6 @@ from data_pipeline.stages import Stages, stages_of, what_binds
 from data_pipeline.substitutions import Substitutions
 
 _Opens = Callable[..., PooledFilling | DeviceFilling]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One rank's rows of a global batch, in the order of their run positions.
-
-    views: for each group of views (b, copies, height, width, channels), of the split's type; a single view is one group
-    of one copy. labels: int64, (b,), -1 where there is none. positions: run positions, int64, (b,). datasets, samples,
-    epochs: which sample each row is; numbers within the split, before any substitution.
-    """
-
-    views: tuple[Tensor, ...]
-    labels: Tensor
-    positions: Integers
-    datasets: Integers
-    samples: Integers
-    epochs: Integers
-
-    @property
-    def images(self) -> Tensor:
-        """The view of each sample, where one is shown: (b, height, width, channels).
-
-        Raises:
-            ValueError: there are several.
-        """
-        copies = [view.shape[1] for view in self.views]
-        if copies != [1]:
-            raise ValueError(
-                f"the batch has {' + '.join(map(str, copies))} views of every sample: take them from batch.views, one "
-                "tensor (b, copies, height, width, channels) for each group; batch.images is for a single view"
-            )
-        return self.views[0][:, 0]
 
 
 class Stream(IterableDataset[Batch]):
@@ -70,7 +39,8 @@ class Stream(IterableDataset[Batch]):
         batch_size: of the global batch: samples over all ranks.
         seed: of order and augmentations.
         plan: lanes, blocks, views, weights.
-        members: for each part the sorted sample numbers that take part, None for all.
+        members: for each part the sorted sample numbers that take part, each as often as it has places in an epoch;
+            None for all.
         rank, world: this process and how many there are.
         workers: processes that decode; 0 decodes in this one.
         prefetch: batches filled ahead of their use.
@@ -131,6 +101,12 @@ class Stream(IterableDataset[Batch]):
             for split, chosen in zip(self._splits, members, strict=True)
         ]
         self._order = Mixture(orders, self.plan)
+        self._has_copies = any(order.has_copies for order in orders)
+        if cache != "none" and isinstance(view, WholeView):
+            raise ValueError(
+                f"--cache {cache} keeps images as libjpeg-turbo decodes them for crops, and {view} takes them from "
+                "Pillow; use --cache none"
+            )
         layout_of(parts, view, batch_size // world)  # refuses what does not go together, before anything is started
         self._starts = [sample_starts(split) for split in self._splits]
         self.parts = tuple(parts)
@@ -187,11 +163,17 @@ class Stream(IterableDataset[Batch]):
         return self._world / gcd(self._world, self.plan.lanes)
 
     def explain(self, say: Callable[[str], None]) -> None:
-        """Tell what a user would want to know of this world: bytes that are read more than once."""
+        """Tell what a user would want to know of this world and these members: bytes that are read more than once."""
         if self.read_factor > 1:
             say(
                 f"note: {self._world} processes do not divide the {self.plan.lanes} lanes of this run, so bytes are "
                 f"read up to {self.read_factor:g} times; samples and their order are the same"
+            )
+        if self._has_copies and any(isinstance(part.manifest.tars, RemotePath) for part in self.parts):
+            size = sum(split.bytes for split in self._splits) * 4 // 3  # a cache keeps a quarter of it free
+            say(
+                "note: images that have several places in an epoch are read anew for each: let SHERD_CACHE name a "
+                f"folder on a local disk, and SHERD_CACHE_BYTES be at least {size}"
             )
 
     def steps(self, epochs: float) -> int:
@@ -245,7 +227,8 @@ class Stream(IterableDataset[Batch]):
                 self.report.add(report)
                 self._substitutions.add(report.substitutions)
                 self._position = stop
-                yield Batch(views, labels, positions, located.dataset, located.sample, located.epoch)
+                substitutions = tuple(report.substitutions)
+                yield Batch(views, labels, positions, located.dataset, located.sample, located.epoch, substitutions)
         except (RuntimeError, OSError):
             self.close()
             raise

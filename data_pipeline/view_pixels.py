@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from data_pipeline.arrays import DecodeError, Pixels
 from data_pipeline.augment import Crop
-from data_pipeline.decode import Box, decode_and_tell, sniff, stored_box, upright
+from data_pipeline.decode import Box, decode_and_tell, decode_by_pillow, sniff, stored_box, upright
 from data_pipeline.region_decoder import LEAST_SPARED, RegionDecoder
 
 Size = tuple[int, int]
@@ -81,6 +81,15 @@ class ViewDecoder:
         shown = [view_of(pixels, snap(crop, 1), size, crop.mirrored) for crop, size in wanted]
         self.resize_seconds += perf_counter() - begin
         return shown
+
+    def whole(self, data: bytes | memoryview, full: tuple[int, int], orientation: int) -> Pixels:
+        """The upright image in full, as Pillow decodes it; arguments and errors as of `views`."""
+        begin = perf_counter()
+        pixels = upright(decode_by_pillow(data), orientation)
+        self.by_pillow += sniff(data) in ("png", "other")
+        _check_size(pixels, full, 1)
+        self.decode_seconds += perf_counter() - begin
+        return pixels
 
 
 def jpeg_scale(crop: Crop, size: Size) -> int:

@@ -43,10 +43,15 @@ def write_dataset(
     split: str = "train",
     array: tuple[int, str] | None = None,
     withdrawn: Sequence[int] = (),
+    annotations: Sequence[bytes | None] = (),
+    is_image_last: bool = False,
+    folder_in_tar: str = "",
 ) -> Manifest:
     """A dataset of PNGs; sample i shows i and has label i mod 10; `broken` ones hold bytes that are no image.
 
     With `array`, which is channels and type, samples are .npy files of noise. `withdrawn` ones are marked as such.
+    `annotations` are what the .json of each sample holds, None for no such file. As in tars of others, the image may
+    stand behind its sample's other files, and all of them in a folder, whose name may be too long for a plain header.
     """
     folder.mkdir(parents=True, exist_ok=True)
     extension = "png" if array is None else "npy"
@@ -55,23 +60,29 @@ def write_dataset(
     for number, count in enumerate(shard_samples):
         name = f"{split}-{number:06d}"
         index = np.zeros(count, INDEX_DTYPE)
-        with tarfile.open(folder / f"{name}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        with tarfile.open(folder / f"{name}.tar", "w", format=tarfile.PAX_FORMAT) as tar:
             for row in range(count):
                 image = png(sample, size) if array is None else npy(sample, size, *array)
                 image = b"no image at all" if sample in broken else image
-                label = str(sample % 10).encode()
-                start = tar.offset
-                for ending, data in ((extension, image), ("cls", label)):
-                    member = tarfile.TarInfo(f"{split}-{sample:09d}.{ending}")
+                files = {"cls": str(sample % 10).encode()}
+                if annotations and (text := annotations[sample]) is not None:
+                    files["json"] = text
+                annotation_hash = xxhash.xxh3_64_intdigest(b"".join(files.values()))
+                files = {**files, extension: image} if is_image_last else {extension: image, **files}
+                start, image_start = tar.offset, 0
+                for ending, data in files.items():
+                    member = tarfile.TarInfo(f"{folder_in_tar}{split}-{sample:09d}.{ending}")
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))
+                    if ending == extension:
+                        image_start = tar.offset - -(-len(data) // 512) * 512
                 index[row] = (
                     start,
                     tar.offset - start,
-                    start + 512,
+                    image_start,
                     len(image),
                     xxhash.xxh3_64_intdigest(image),
-                    xxhash.xxh3_64_intdigest(label),
+                    annotation_hash,
                     sample % 10,
                     size,
                     size,

@@ -14,11 +14,13 @@ import pytest
 
 from data_pipeline.audit import Audit, audit_run
 from data_pipeline.augment import CenterCrop
+from data_pipeline.balance import balanced_samples
 from data_pipeline.ledger import Ledger, count_positions
 from data_pipeline.manifest import Manifest, write_manifest
 from data_pipeline.order import Located, Mixture, Plan
 from data_pipeline.recorded_run import Ingredient, make_mixture
 from data_pipeline.rows import Part
+from data_pipeline.sample_rules import choose_samples
 from data_pipeline.stream import Stream
 from data_pipeline.subset import labelled_samples
 from data_pipeline.survey_config import AuditConfig
@@ -194,6 +196,26 @@ def test_subsets_are_chosen_anew(make_dataset: MakeDataset, tmp_path: Path, per_
     assert "not the samples of the plan's subset" in audited(run, members=str(tmp_path / "members.npy")).faults[0]
     other = write_run(tmp_path / "other", [data], 80, replace(plan, subset=name[:-1] + "x"))
     assert "subset" in audited(other).faults[0]
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_places_of_balanced_classes_are_no_repeats(make_dataset: MakeDataset, tmp_path: Path, views: int) -> None:
+    data = on_disk(make_dataset([13, 15, 12]))
+    chosen = choose_samples(data, "train", seed=3, per_class=4, hold_out_share=0.25, balance=1)
+    few, name = balanced_samples(data, "train", np.asarray([0, 1, 11, 21, 31]), 1, 3)
+    assert few.tolist() == [0] * 4 + [1, 11, 21, 31]
+    plan = Plan(lanes=12, views=views, subset=chosen.subset)
+    assert audited(write_run(tmp_path / "even", [data], 80, plan)).faults == ()
+    run = write_run(tmp_path / "run", [data], 16 * views, Plan(lanes=12, views=views, subset=name))
+    np.save(tmp_path / "members.npy", few)
+    found = audited(run, members=str(tmp_path / "members.npy"))
+    assert found.faults == ()
+    times = "2 times" if views == 1 else "4 times"
+    assert found.parts[0].statement == (
+        f"5 samples in 8 places, 2 whole epochs: every sample was due {times} for each of its places; "
+        f"seen: 4 samples {2 * views} times, 1 samples {8 * views} times"
+    )
+    assert (found.parts[0].samples, found.parts[0].places) == (5, 8)
 
 
 def test_an_unknown_rule_asks_for_its_members(make_dataset: MakeDataset, tmp_path: Path) -> None:

@@ -198,8 +198,9 @@ def test_wrong_plans_and_subsets_say_what_is_expected():
         Plan(weights=(0,))
     with pytest.raises(ValueError, match="order version 2, this sherd draws version 1"):
         Plan(version=2)
-    with pytest.raises(ValueError, match="increasing sample numbers from 0 to 4"):
-        make_order([5], 2, members=np.asarray([2, 2]))
+    for wrong in ([2, 1], [-1, 2], [2, 5]):
+        with pytest.raises(ValueError, match="subset: expected sample numbers from 0 to 4, none below the one before"):
+            make_order([5], 2, members=np.asarray(wrong))
     with pytest.raises(ValueError, match="holds no samples"):
         make_order([5], 2, members=np.asarray([], np.int64))
     with pytest.raises(ValueError, match="--max-world 513"):

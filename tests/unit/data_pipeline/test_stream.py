@@ -170,9 +170,12 @@ def test_skipped_batches_are_left_out_on_every_rank_and_recorded(make_dataset: M
 def test_what_does_not_decode_is_substituted_by_the_next_and_recorded(make_dataset: MakeDataset, workers: int):
     manifest = make_dataset([1000, 1000], broken=[1017, 1018])
     stream = Stream([part(manifest)], VIEW, batch_size=100, seed=3, plan=PLAN, epochs=1, workers=workers)
+    batches = list(stream)
+    marked = [int(sample) for batch in batches for sample in batch.samples[batch.substituted.numpy()]]
+    assert sorted(marked) == [1017, 1018]
     rows = {
         int(sample): (int(label), image)
-        for batch in stream
+        for batch in batches
         for sample, label, image in zip(batch.samples, batch.labels, batch.images, strict=True)
     }
     assert rows[1017][0] == rows[1018][0] == 9  # both show sample 1019
