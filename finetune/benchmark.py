@@ -22,18 +22,18 @@ def run(name: str, config: BenchmarkConfig) -> None:
 
     from data_pipeline.manifest import read_manifest
     from finetune.comparison import Comparison, table
+    from finetune.model_source import find_source
     from launch.atomic import write_atomically, write_json
     from launch.console import Console
     from launch.environment import environment
     from launch.redaction import redact
     from launch.run_folder import open_run
     from launch.strict_json import to_json
-    from pretrain.model_folder import find_model
     from pretrain.session import LIBRARIES, explained
 
     began = time.monotonic()
     with explained():
-        source, manifest, console = find_model(config.init, "--init"), read_manifest(config.data), Console()
+        source, manifest, console = find_source(config.init, "--init"), read_manifest(config.data), Console()
         at_a_time = config.at_a_time(torch.cuda.is_available())
         settings = {"benchmark": name, **to_json(config)}
         with open_run(Path(config.out), settings, frozenset({"data", "out", "processes"})) as folder:

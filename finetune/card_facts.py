@@ -5,11 +5,15 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from data_pipeline.manifest import Manifest
-from data_pipeline.subset import labelled_samples
 from finetune.classify_config import SCRATCH, ClassifyConfig
 from finetune.finished_run import FinishedRun
 from finetune.report_accuracy import EvaluationFile, with_error
+from finetune.report_multi_label import MultiLabelFile
+from finetune.task import read_task
+from launch.console import Console
 from launch.strict_json import read_json, to_json
 from pretrain.mae_config import MaeConfig
 
@@ -59,8 +63,10 @@ def how_it_was_made(run: FinishedRun) -> list[Row]:
     if isinstance(config, ClassifyConfig):
         method, started_from = "fine-tuned as a classifier", config.init
         labels = "all" if config.labels is None else f"{config.labels:,} images a class, chosen by the seed"
-        members, _ = labelled_samples(manifest, config.split, config.labels, config.seed)
-        images = images if members is None else len(members)
+        if config.label_field is not None:
+            labels = f"several an image, of the field {plain(config.label_field)}"
+        members = read_task(config, manifest, Console(rank=1)).members
+        images = images if members is None else len(np.unique(members))
     else:
         method, started_from = "pre-trained as a masked autoencoder (arXiv:2111.06377)", config.init_from or SCRATCH
         labels = "none used"
@@ -84,6 +90,15 @@ def settings(run: FinishedRun) -> str:
     return json.dumps(told, indent=1, ensure_ascii=False)
 
 
+def headline(found: EvaluationFile | MultiLabelFile) -> dict[str, float]:
+    """What a model is compared by, as shares: top-1, top-5 where there are more classes, and the mean over classes; of
+    several labels an image the mean average precision.
+    """
+    if isinstance(found, MultiLabelFile):
+        return {"Mean average precision": found.mean_average_precision}
+    return {**accuracies(found), "Mean over classes": found.mean_class_accuracy}
+
+
 def accuracies(found: EvaluationFile) -> dict[str, float]:
     """Top-1 and, where there are more classes than that, top-5, as shares."""
     return {"Top-1": found.top1, **({"Top-5": found.top5} if len(found.classes) > 5 else {})}
@@ -93,11 +108,7 @@ def results(run: FinishedRun) -> Results | None:
     """Accuracy on the held-out split: of the classifier, or of nearest neighbours; None where nothing was measured."""
     found, name = run.evaluation, plain(data_name(run.manifest))
     if found is not None:
-        rows = (
-            *((metric, with_error(share, found.images)) for metric, share in accuracies(found).items()),
-            ("Mean over classes", f"{found.mean_class_accuracy:.2%}"),
-            ("Negative log-likelihood", f"{found.nll:.4g} nats"),
-        )
+        rows = found.rows if isinstance(found, MultiLabelFile) else _rows(found)
         left_out = f"; {found.undecodable:,} more do not decode" if found.undecodable else ""
         return Results(rows, f"{found.images:,} images of {name}, split {plain(found.split)}, each once{left_out}")
     neighbours = [line["knn_top1"] for line in run.folder.read_metrics() if "knn_top1" in line]
@@ -113,11 +124,29 @@ def results(run: FinishedRun) -> Results | None:
     return Results(((f"Top-1 of the {knn.neighbours} nearest neighbours", f"{neighbours[-1]:.2%}"),), images)
 
 
+def _rows(found: EvaluationFile) -> tuple[Row, ...]:
+    rows = [(metric, with_error(share, found.images)) for metric, share in accuracies(found).items()]
+    rows.append(("Mean over classes", f"{found.mean_class_accuracy:.2%}"))
+    rows.append(("Negative log-likelihood", f"{found.nll:.4g} nats"))
+    if found.ece is not None:
+        rows.append(("Expected calibration error", f"{found.ece:.2%}"))
+    if found.intervals is not None:
+        low, high = found.intervals.top1
+        rows.append((f"Top-1, {100 * found.intervals.level:g} % interval", f"{low:.2%} to {high:.2%}"))
+    return tuple(rows)
+
+
 def per_class(run: FinishedRun) -> list[tuple[str, str, str]]:
     """Class, images, and the share of them that is recognised; nothing for very many classes."""
     found = run.evaluation
     if found is None or len(found.classes) > _MOST_CLASSES:
         return []
+    if isinstance(found, MultiLabelFile):
+        shares = zip(found.classes, found.images_per_class, found.average_precision, strict=True)
+        return [
+            (plain(name), f"{images:,}", "no images" if share is None else f"{share:.1%}")
+            for name, images, share in shares
+        ]
     rows = []
     for number, (name, counts) in enumerate(zip(found.classes, found.confusion, strict=True)):
         images = sum(counts)

@@ -1,99 +1,95 @@
-"""From an encoder, or from nothing, to a classifier that can be trained."""
+"""From a model that exists, or from nothing, to a classifier that can be trained."""
 
 from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import nn
 
 from data_pipeline.randomness import Purpose, key
+from finetune.architectures import complete, create_backbone, is_plain, own_pool
+from finetune.backbones import Loaded, head_names, load_other, load_plain
 from finetune.classify_config import SCRATCH, ClassifyConfig
-from pretrain.checkpoint import check_fit
-from pretrain.encoder import create_classifier, initialize_encoder
-from pretrain.model_folder import ModelFolder, find_model
-from pretrain.positions import interpolate_positions
+from finetune.model_source import ModelSource, find_source
 
 Say = Callable[[str], None]
 
 
-def resolve(config: ClassifyConfig) -> tuple[ClassifyConfig, ModelFolder | None]:
-    """The config with the sizes of the encoder that `init` names, and that encoder; None from scratch.
+def resolve(config: ClassifyConfig) -> tuple[ClassifyConfig, ModelSource | None]:
+    """The config with the sizes and the pooling that the model will have, and what `init` names; None from scratch.
 
     Raises:
-        ValueError: no encoder there, or one of another patch size.
+        ValueError: no model there, or none that timm can build.
     """
-    if config.init == SCRATCH:
-        size = config.image_size or config.encoder.image_size
-        return replace(config, encoder=replace(config.encoder, image_size=size)), None
-    source = find_model(config.init, "--init")
-    expected, found = config.encoder.patch_size, source.encoder.patch_size
-    if expected != found:
-        raise ValueError(
-            f"--init {config.init}: its encoder cuts patches of {found[0]} x {found[1]} pixels, this recipe expects "
-            f"{expected[0]} x {expected[1]}; choose a recipe for them, or if its other settings are meant for this "
-            f"encoder too: --encoder.patch-size {found[0]} {found[1]}"
-        )
-    size = config.image_size or source.encoder.image_size
-    return replace(config, encoder=replace(source.encoder, image_size=size)), source
+    source = None if config.init == SCRATCH else find_source(config.init, "--init", like=config.encoder)
+    start = config.encoder if source is None else source.backbone
+    sizes = {
+        "image_size": config.image_size or start.image_size,
+        "patch_size": config.patch_size or start.patch_size,
+    }
+    encoder = complete(replace(start, **sizes))
+    pool = source.pool if source is not None and config.pool == "own" else config.pool
+    if is_plain(encoder):
+        pool = own_pool(encoder) if pool == "own" else pool
+        _ = encoder.plain  # refuses a patch that does not divide the image
+    return replace(config, encoder=encoder, pool=pool), source
 
 
-def build_classifier(config: ClassifyConfig, source: ModelFolder | None, classes: int, say: Say) -> VisionTransformer:
+def build_classifier(config: ClassifyConfig, source: ModelSource | None, classes: int, say: Say) -> nn.Module:
     """A classifier whose config `resolve` has given, with its weights at the start, on the CPU; says what came whence.
 
     Raises:
         ValueError: the weights do not fit, or the head that is to be kept is for another number of classes.
     """
-    model = create_classifier(config.encoder, classes=classes, pool=config.pool, drop_path=config.drop_path)
-    generator = torch.Generator().manual_seed(key(config.seed, Purpose.INITIALISATION) >> 1)
-    initialize_encoder(model, generator)  # a head and a norm that the source lacks stay as this leaves them
+    encoder = config.encoder
+    model = create_backbone(encoder, classes=classes, pool=config.pool, drop_path=config.drop_path, seed=config.seed)
     _initialize_head(model, config)
-    size = config.encoder.image_size
+    height, width = encoder.size
     if source is None:
-        say(f"image_size: {size[0]} x {size[1]}; all weights are new (seed {config.seed})")
+        say(f"image_size: {height} x {width}; all weights are new (seed {config.seed})")
         return model
-    expected = model.state_dict()
-    tensors = source.tensors()
-    left_out = _prepare(tensors, config, source, classes)
-    fresh = [name for name in expected if name not in tensors and name.startswith(("head.", "fc_norm."))]
-    check_fit(tensors, {name: tensor for name, tensor in expected.items() if name not in fresh}, str(source.path))
-    model.load_state_dict({**{name: expected[name] for name in fresh}, **tensors})
-    old = source.encoder.image_size
-    how = f", positions interpolated from {old[0]} x {old[1]} as {config.interpolation} does" if old != size else ""
-    say(f"image_size: {size[0]} x {size[1]} ({'from checkpoint' if old == size else 'as asked for'}{how})")
+    _check_head(config, source, classes)
+    loaded = _load(model, config, source)
+    same = source.backbone.size == encoder.size
+    say(f"image_size: {height} x {width} ({'from checkpoint' if same else 'as asked for'})")
+    for sentence in loaded.resized[:3]:
+        say(sentence)
+    if len(loaded.resized) > 3:
+        say(f"and {len(loaded.resized) - 3} more tensors, in the same way")
     say(
         f"weights of {source.path}"
-        + (f", new: {', '.join(fresh)}" if fresh else "")
-        + (f", left out: {', '.join(left_out)}" if left_out else "")
+        + (f", new: {', '.join(loaded.fresh)}" if loaded.fresh else "")
+        + (f", left out: {', '.join(loaded.left_out)}" if loaded.left_out else "")
     )
     return model
 
 
-def _initialize_head(model: VisionTransformer, config: ClassifyConfig) -> None:
+def _load(model: nn.Module, config: ClassifyConfig, source: ModelSource) -> Loaded:
+    keeps_head = config.head == "keep"
+    if is_plain(config.encoder) and is_plain(source.backbone):
+        return load_plain(model, source, config.encoder.plain, config.interpolation, keeps_head=keeps_head)
+    return load_other(model, source, keeps_head=keeps_head)
+
+
+def _initialize_head(model: nn.Module, config: ClassifyConfig) -> None:
+    """Small weights for every head: two of a distilled transformer."""
     generator = torch.Generator().manual_seed(key(config.seed, Purpose.HEAD) >> 1)
-    assert isinstance(model.head, nn.Linear)
     with torch.no_grad():
-        nn.init.trunc_normal_(model.head.weight, std=config.head_std, generator=generator)
-        nn.init.zeros_(model.head.bias)
+        for name in head_names(model):
+            parameter = model.get_parameter(name)
+            if parameter.ndim > 1:
+                nn.init.trunc_normal_(parameter, std=config.head_std, generator=generator)
+            else:
+                nn.init.zeros_(parameter)
 
 
-def _prepare(tensors: dict[str, Tensor], config: ClassifyConfig, source: ModelFolder, classes: int) -> list[str]:
-    """Fit the source's tensors to the classifier, in place; names of those that it has no use for."""
-    has_head = "head.weight" in tensors
-    if config.head == "keep":
-        if not has_head:
-            raise ValueError(f"--head keep: {source.path} has no head to keep; drop --head keep")
-        if source.classes != classes:
-            raise ValueError(
-                f"--head keep: the head of {source.path} is for {source.classes} classes, the data have {classes}; "
-                "drop --head keep to start with a new one"
-            )
-    # A head belongs to the norm before it: what another head was trained on tells nothing to a new one.
-    unused = [] if config.head == "keep" else ["head.weight", "head.bias", "fc_norm.weight", "fc_norm.bias"]
-    if config.pool == "mean":
-        unused += ["norm.weight", "norm.bias"]
-    left_out = [name for name in unused if tensors.pop(name, None) is not None]
-    tensors["pos_embed"] = interpolate_positions(
-        tensors["pos_embed"], source.encoder.grid, config.encoder.grid, config.interpolation
-    )
-    return left_out
+def _check_head(config: ClassifyConfig, source: ModelSource, classes: int) -> None:
+    if config.head == "fresh":
+        return
+    if source.classes == 0:
+        raise ValueError(f"--head keep: {source.path} has no head to keep; drop --head keep")
+    if source.classes != classes:
+        raise ValueError(
+            f"--head keep: the head of {source.path} is for {source.classes} classes, the data have {classes}; "
+            "drop --head keep to start with a new one"
+        )

@@ -14,11 +14,11 @@ from data_pipeline.task_pool import Report, TaskPool
 from finetune.benchmark_config import BenchmarkConfig
 from finetune.classification import classify
 from finetune.classify_config import SCRATCH, ClassifyConfig
+from finetune.model_source import ModelSource
 from finetune.pixel_neighbours import pixel_neighbour_accuracy
 from finetune.recipes import RECIPES
 from launch.console import Console
 from launch.lock import FolderInUseError, LockLostError
-from pretrain.model_folder import ModelFolder
 from pretrain.world import World
 
 Say = Callable[[str], None]
@@ -59,7 +59,7 @@ class Comparison:
     """All trials of a benchmark, and what is made of their results."""
 
     config: BenchmarkConfig
-    source: ModelFolder
+    source: ModelSource
     manifest: Manifest
     at_a_time: int
 
@@ -113,7 +113,7 @@ class Comparison:
 
     def _scratch(self, labels: int | None, seed: int, lr: float) -> Trial:
         recipe = RECIPES[self.config.recipe].config
-        recipe = replace(recipe, encoder=self.source.encoder, init=SCRATCH, layer_decay=None)
+        recipe = replace(recipe, encoder=self.source.backbone, init=SCRATCH, layer_decay=None)
         return self._trial(f"scratch-{_label(labels)}-lr{lr:g}", recipe, labels, seed, (lr, self.config.scratch_steps))
 
     def _pretrained(self, labels: int | None, seed: int) -> Trial:
@@ -146,7 +146,7 @@ class Comparison:
         config = RECIPES[self.config.recipe].config
         members, _ = labelled_samples(self.manifest, config.split, labels, seed)
         return pixel_neighbour_accuracy(
-            self.manifest, config.split, members, config.held_out, self.source.encoder.image_size
+            self.manifest, config.split, members, config.held_out, self.source.backbone.size
         )
 
 

@@ -1,6 +1,7 @@
 """The README.md of a published model: front matter as the Hub reads it, and what a person wants to know."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,15 @@ from huggingface_hub import EvalResult, ModelCardData, metadata_load
 from jinja2 import Environment, StrictUndefined
 from timm.layers.attention import Attention
 from timm.models.vision_transformer import VisionTransformer
+from torch import nn
 from yaml import YAMLError
 
+from finetune.architectures import is_plain
+from finetune.backbone_config import BackboneConfig
 from finetune.card_facts import (
-    accuracies,
     class_names,
     data_name,
+    headline,
     how_it_was_made,
     hub_dataset,
     per_class,
@@ -45,7 +49,7 @@ class Published:
 
     name: str
     run: FinishedRun
-    model: VisionTransformer
+    model: nn.Module
     proof: Proof
     licence: Licence
 
@@ -78,9 +82,7 @@ def find_licence(asked: str | None, run: FinishedRun) -> Licence:
 def render_card(published: Published) -> str:
     """The whole README.md."""
     run, model, proof = published.run, published.model, published.proof
-    encoder = run.exported.encoder
-    attention = model.get_submodule("blocks.0.attn")
-    assert isinstance(attention, Attention)
+    backbone = run.exported.backbone
     environment = Environment(
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined
     )
@@ -90,15 +92,14 @@ def render_card(published: Published) -> str:
         title=published.name,
         source=json.dumps(f"local-dir:{published.name}", ensure_ascii=False),
         licence=published.licence,
-        name=encoder.name,
+        kind=_kind(model),
+        architecture=_architecture(backbone, model),
         parameters=f"{sum(parameter.numel() for parameter in model.parameters()):,}",
-        width=model.embed_dim,
-        depth=len(model.blocks),
-        heads=attention.num_heads,
-        patches=encoder.patches,
-        image_size=_by(encoder.image_size),
-        patch_size=_by(encoder.patch_size),
+        width=getattr(model, "num_features", 0),
+        patches=math.prod(backbone.plain.grid) if is_plain(backbone) else 0,
+        image_size=_by(backbone.size),
         classes=run.exported.classes,
+        several=isinstance(run.config, ClassifyConfig) and run.config.label_field is not None,
         class_names=class_names(run),
         made=how_it_was_made(run),
         settings=settings(run),
@@ -118,7 +119,7 @@ def _front_matter(published: Published) -> ModelCardData:
     hub, name = hub_dataset(run.manifest), data_name(run.manifest)
     measured: list[EvalResult] = []
     if run.evaluation is not None:
-        shares = {**accuracies(run.evaluation), "Mean over classes": run.evaluation.mean_class_accuracy}
+        shares = headline(run.evaluation)
         of: dict[str, Any] = {"dataset_type": hub or name, "dataset_name": name, "dataset_split": run.evaluation.split}
         measured = [
             EvalResult(task_type=task, metric_type="accuracy", metric_name=metric, metric_value=round(share, 6), **of)
@@ -128,11 +129,35 @@ def _front_matter(published: Published) -> ModelCardData:
         library_name="timm",
         pipeline_tag=task,
         license=published.licence.identifier,
-        tags=["timm", task, "vision-transformer", *([] if run.exported.classes else ["masked-autoencoder"])],
+        tags=[
+            "timm",
+            task,
+            *(["vision-transformer"] if is_plain(run.exported.backbone) else []),
+            *([] if run.exported.classes else ["masked-autoencoder"]),
+        ],
         datasets=None if hub is None else [hub],
         metrics=["accuracy"] if measured else None,
         model_name=published.name if measured else None,
         eval_results=measured or None,
+    )
+
+
+def _kind(model: nn.Module) -> str:
+    """What a person calls it."""
+    return "vision transformer" if isinstance(model, VisionTransformer) else "network"
+
+
+def _architecture(backbone: BackboneConfig, model: nn.Module) -> str:
+    """timm's name and what was changed in it, as a clause."""
+    if not is_plain(backbone):
+        changed = f" with {', '.join(f'`{argument}`' for argument in backbone.arguments)}" if backbone.arguments else ""
+        return f"`{backbone.name}` ({type(model).__name__}){changed},"
+    assert isinstance(model, VisionTransformer)
+    attention = model.get_submodule("blocks.0.attn")
+    assert isinstance(attention, Attention)
+    return (
+        f"`{backbone.name}` with {len(model.blocks)} blocks of width {model.embed_dim}, {attention.num_heads} heads "
+        f"and patches of {_by(backbone.plain.patch_size)} pixels,"
     )
 
 

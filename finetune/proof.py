@@ -12,8 +12,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from safetensors.torch import load_file, save_file
-from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from data_pipeline.augment import View
 from data_pipeline.chunks import chunks
@@ -129,7 +128,7 @@ def gather_inputs(part: Part, view: View, normalization: Normalization, most: in
     return Inputs(part, normalization.normalize(chunk.images[chunk.valid]).contiguous(), tuple(stored))
 
 
-def prove(folder: Path, model: VisionTransformer, inputs: Inputs, class_names: tuple[str, ...] | None) -> Proof:
+def prove(folder: Path, model: nn.Module, inputs: Inputs, class_names: tuple[str, ...] | None) -> Proof:
     """Compare what timm loads from `folder` with `model`, which holds the run's own weights, on the CPU in fp32.
 
     Logits where there is a head, otherwise all tokens after the final norm.
@@ -159,7 +158,7 @@ def prove(folder: Path, model: VisionTransformer, inputs: Inputs, class_names: t
         )
     _check_weights(folder, model)
     return Proof(
-        compared="logits" if model.num_classes else "tokens",
+        compared="logits" if has_head(model) else "tokens",
         largest_difference=difference,
         tolerance=TOLERANCE,
         images=len(ours),
@@ -167,7 +166,7 @@ def prove(folder: Path, model: VisionTransformer, inputs: Inputs, class_names: t
         split=inputs.part.split,
         split_fingerprint=inputs.part.manifest.split(inputs.part.split).fingerprint,
         inputs_sha256=inputs.sha256,
-        stock_preparation=compare_preparations(prepared, ours, has_classes=model.num_classes > 0),
+        stock_preparation=compare_preparations(prepared, ours, has_classes=has_head(model)),
         versions=told["versions"],
         files={path.name: sha256(path) for path in sorted(folder.iterdir())},
     )
@@ -188,6 +187,11 @@ def compare_preparations(theirs: Tensor, ours: Tensor, *, has_classes: bool) -> 
     )
 
 
+def has_head(model: nn.Module) -> bool:
+    """Whether a timm model gives logits."""
+    return getattr(model, "num_classes", 0) > 0
+
+
 def sha256(path: Path) -> str:
     """Of a file's bytes, in hex."""
     with path.open("rb") as file:
@@ -197,7 +201,7 @@ def sha256(path: Path) -> str:
 _AGAIN = "give the command that began the run again: it writes the model anew from its checkpoint"
 
 
-def _check_weights(folder: Path, model: VisionTransformer) -> None:
+def _check_weights(folder: Path, model: nn.Module) -> None:
     """A new head's weights are so small that a change elsewhere may stay below what outputs are compared by."""
     exported = load_file(folder / WEIGHTS)
     changed = [name for name, own in model.state_dict().items() if not torch.equal(exported[name], own)]
@@ -209,8 +213,9 @@ def _check_weights(folder: Path, model: VisionTransformer) -> None:
 
 
 @torch.inference_mode()
-def _compute(model: VisionTransformer, images: Float[Tensor, "n c h w"]) -> Tensor:
-    compute = model if model.num_classes else model.forward_features
+def _compute(model: nn.Module, images: Float[Tensor, "n c h w"]) -> Tensor:
+    compute = model if has_head(model) else model.forward_features
+    assert callable(compute)
     return torch.cat([compute(few) for few in images.split(_AT_ONCE)])
 
 

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,8 @@ class PublishConfig:
     """Finished run folder of finetune/classify.py, whose model is meant, or of pretrain/mae.py, whose encoder is."""
     out: str
     """Model folder to write. One that publish.py has written is replaced, unless anything in it has changed since."""
+    which: Literal["last", "best"] = "last"
+    """Of a classifier: the model at the end of training, or that of its best evaluation, which had to be kept."""
     data: str | None = None
     """Dataset folder that the run was trained on, if it has been moved; None: where the run found it."""
     license: str | None = None

@@ -6,7 +6,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from timm.models.vision_transformer import VisionTransformer
+from torch import nn
 
 from finetune.finished_run import FinishedRun, read_finished
 from finetune.model_card import Published, find_licence, render_card
@@ -39,7 +39,7 @@ def publish(config: PublishConfig, console: Console) -> Proof:
     """
     out = Path(os.path.abspath(config.out))
     check_replaceable(out)
-    run = read_finished(config.run, config.data, console.say)
+    run = read_finished(config.run, config.data, console.say, which=config.which)
     what = f"classifier of {run.exported.classes} classes" if run.exported.classes else "encoder"
     console.say(f"{config.run}: {what}, recipe {run.recipe}, done at step {run.checkpoint.step:,}")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -95,13 +95,13 @@ def check_replaceable(out: Path) -> None:
             raise ValueError(f"--out {out}: {name} has been changed since publish.py wrote it; {another}")
 
 
-def _prove(run: FinishedRun, model: VisionTransformer, staged: Path, console: Console) -> Proof:
+def _prove(run: FinishedRun, model: nn.Module, staged: Path, console: Console) -> Proof:
     inputs = gather_inputs(run.held_out, run.view, run.exported.normalization)
     console.say(
         f"computing {len(inputs.images)} images of {run.manifest.folder} [{inputs.part.split}] with "
         f"{run.checkpoint.path}, and with the model in a process that has timm but not sherd"
     )
-    proof = prove(staged, model, inputs, run.manifest.classes if run.exported.classes else None)
+    proof = prove(staged, model, inputs, run.class_names)
     stock = proof.stock_preparation
     same_class = "" if stock.top1_agrees is None else f"{stock.top1_agrees} of {proof.images} in the same top-1 class, "
     console.say(

@@ -8,15 +8,16 @@ here, so they are cited and not claimed.
 
 from dataclasses import replace
 
+from finetune.backbone_config import BackboneConfig
 from finetune.classify_config import ClassifyConfig
 from launch.settings import Recipe
 from pretrain.augment_config import AugmentationConfig, MixingConfig
-from pretrain.config import EncoderConfig, OptimizerConfig
+from pretrain.config import OptimizerConfig
 
 
 def _imagenet(name: str, patch: int, *, epochs: float, base_lr: float, decay: float, drop: float) -> ClassifyConfig:
     return ClassifyConfig(
-        encoder=EncoderConfig(name, image_size=(224, 224), patch_size=(patch, patch)),
+        encoder=BackboneConfig(name, image_size=(224, 224), patch_size=(patch, patch)),
         epochs=epochs,
         batch_size=1024,
         optimizer=_adamw(base_lr, min_lr=1e-6),
@@ -33,7 +34,7 @@ def _adamw(base_lr: float, *, min_lr: float = 0.0, warmup_epochs: float = 5.0) -
 
 
 _CIFAR = ClassifyConfig(
-    encoder=EncoderConfig("vit_tiny_patch16_224", image_size=(32, 32), patch_size=(4, 4), width=192, depth=9, heads=3),
+    encoder=BackboneConfig("vit_tiny_patch16_224", image_size=(32, 32), patch_size=(4, 4), width=192, depth=9, heads=3),
     epochs=100.0,
     batch_size=1024,
     optimizer=_adamw(1e-3, min_lr=1e-6),
@@ -44,7 +45,7 @@ _CIFAR = ClassifyConfig(
 )
 
 _DIGITS = ClassifyConfig(
-    encoder=EncoderConfig("vit_tiny_patch16_224", image_size=(8, 8), patch_size=(2, 2), width=64, depth=4, heads=4),
+    encoder=BackboneConfig("vit_tiny_patch16_224", image_size=(8, 8), patch_size=(2, 2), width=64, depth=4, heads=4),
     epochs=60.0,
     batch_size=32,
     optimizer=_adamw(1.6e-2),
@@ -76,6 +77,19 @@ RECIPES: dict[str, Recipe[ClassifyConfig]] = {
         ),
         "measured: 51.2 % on test after one epoch, from cifar10-minutes of pretrain/mae.py, seed 0; minutes on 2 cores",
     ),
+    "digits-backbone": Recipe(
+        replace(
+            _DIGITS,
+            encoder=BackboneConfig("resnet10t", image_size=(32, 32)),
+            epochs=20.0,
+            optimizer=_adamw(8e-3, warmup_epochs=2.0),
+            init="none",
+            pool="own",
+            head_std=0.01,
+            layer_decay=None,
+        ),
+        "NOT MEASURED YET",
+    ),
     "vit-ti4-cifar10": Recipe(
         _CIFAR, "published: 95.5 top-1, a ViT of 192 x 9 layers, patch 4, after 800 epochs of MAE (not run here)"
     ),
@@ -86,6 +100,24 @@ RECIPES: dict[str, Recipe[ClassifyConfig]] = {
     "vit-l16-in1k": Recipe(
         _imagenet("vit_large_patch16_224", 16, epochs=50.0, base_lr=1e-3, decay=0.75, drop=0.2),
         "published: 85.87 +- .07 top-1 after 1600 epochs of MAE (facebookresearch/mae; not run here)",
+    ),
+    # Touvron et al. 2021 (arXiv:2012.12877), section 6, by the command of the released code: 5e-6 throughout at a batch
+    # of 512, from weights trained at 224 pixels (`--init` a folder or hf:// of timm's deit_base_patch16_224).
+    "deit-b16-384-in1k": Recipe(
+        ClassifyConfig(
+            encoder=BackboneConfig("deit_base_patch16_384", image_size=(384, 384), patch_size=(16, 16)),
+            epochs=30.0,
+            batch_size=512,
+            optimizer=OptimizerConfig(2.5e-6, weight_decay=1e-8, betas=(0.9, 0.999), warmup_epochs=5.0, min_lr=5e-6),
+            image_size=(384, 384),
+            pool="token",
+            head="keep",
+            layer_decay=None,
+            max_world=512,
+            precision="bf16",
+            checkpoint_steps=1000,
+        ),
+        "published: 82.9 top-1 at 384 pixels from DeiT-B at 224 (facebookresearch/deit; not run here)",
     ),
     "vit-h14-in1k": Recipe(
         _imagenet("vit_huge_patch14_224", 14, epochs=50.0, base_lr=1e-3, decay=0.75, drop=0.3),

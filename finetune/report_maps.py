@@ -12,6 +12,8 @@ from data_pipeline.chunks import chunks
 from data_pipeline.manifest import read_manifest
 from data_pipeline.rows import Part
 from finetune.attention import class_token_attention, position_similarity
+from finetune.backbones import restore
+from finetune.model_source import ModelSource, find_source
 from finetune.report_blocks import Block, Caption, Picture, Scale, Strips, Tile
 from finetune.report_facts import number
 from finetune.report_folders import Folder
@@ -22,9 +24,8 @@ from finetune.report_pictures import (
     similarity_maps,
     tile,
 )
-from pretrain.checkpoint import check_fit
-from pretrain.encoder import create_classifier, create_encoder
-from pretrain.model_folder import WEIGHTS, ModelFolder, find_model
+from pretrain.encoder import unsupported_features
+from pretrain.model_folder import WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def map_blocks(folder: Folder, images: int) -> list[Block]:
     Raises:
         ValueError: no finished model, or no dataset folder.
     """
-    found = find_model(folder.name, "model of")
+    found = find_source(folder.name, "model of")
     model = _load(found)
     shown = _held_out_images(folder, found, images)
     maps = class_token_attention(model, found.normalization.normalize(shown.images)).numpy()
@@ -64,10 +65,10 @@ def map_blocks(folder: Folder, images: int) -> list[Block]:
 
 def position_blocks(folder: Folder) -> list[Block]:
     """Similarity of the position embeddings. Raises ValueError where there is no finished model."""
-    found = find_model(folder.name, "model of")
+    found = find_source(folder.name, "model of")
     positions = _load(found).get_parameter("pos_embed").detach()
-    uri, (down, across), low = similarity_maps(position_similarity(positions, found.encoder.grid).numpy())
-    rows, columns = found.encoder.grid
+    uri, (down, across), low = similarity_maps(position_similarity(positions, found.backbone.plain.grid).numpy())
+    rows, columns = found.backbone.plain.grid
     each = "each patch" if (down, across) == (rows, columns) else f"{down} x {across} evenly spaced patches"
     text = (
         f"Cosine similarity of the position embedding of {each} of the {rows} x {columns} to those of all patches: a "
@@ -77,19 +78,18 @@ def position_blocks(folder: Folder) -> list[Block]:
     return [Picture(uri, text, Caption(text, (f"{found.path}/{WEIGHTS}",)), scale=scale)]
 
 
-def _load(found: ModelFolder) -> VisionTransformer:
-    """The model without its head, on the CPU."""
-    tensors = {name: tensor.float() for name, tensor in found.tensors().items() if not name.startswith("head.")}
-    if "fc_norm.weight" in tensors:
-        model = create_classifier(found.encoder, classes=0, pool="mean", drop_path=0.0)
-    else:
-        model = create_encoder(found.encoder)
-    check_fit(tensors, model.state_dict(), str(found.path / WEIGHTS))
-    model.load_state_dict(tensors)
-    return model.eval()
+def _load(found: ModelSource) -> VisionTransformer:
+    """The model without its head, on the CPU. Raises ValueError for one that has no class token to look with."""
+    model = restore(found, headless=True)
+    if unsupported_features(model):
+        raise ValueError(
+            f"{found.name}: its model is a {type(model).__name__}; maps are drawn of plain vision transformers alone"
+        )
+    assert isinstance(model, VisionTransformer)
+    return model
 
 
-def _held_out_images(folder: Folder, found: ModelFolder, count: int) -> _Shown:
+def _held_out_images(folder: Folder, found: ModelSource, count: int) -> _Shown:
     """The first of the held-out split, or where there is none of the split trained on."""
     data = folder.find_data()
     manifest = read_manifest(data)
@@ -97,9 +97,7 @@ def _held_out_images(folder: Folder, found: ModelFolder, count: int) -> _Shown:
     split = held_out if held_out in manifest.splits else split
     samples = manifest.split(split).members(count)
     crop = number(folder.config.get("evaluation_crop", 1.0))
-    chunk = next(
-        chunks(Part(manifest, split), CenterCrop(found.encoder.image_size, crop), len(samples), samples=samples)
-    )
+    chunk = next(chunks(Part(manifest, split), CenterCrop(found.backbone.size, crop), len(samples), samples=samples))
     classes = manifest.classes
     labels = chunk.labels[chunk.valid].tolist()
     names = tuple(classes[label] if classes is not None and label >= 0 else "an image" for label in labels)

@@ -15,6 +15,7 @@ from finetune.report_comparisons import benchmark_blocks, best_pretrained, probe
 from finetune.report_facts import gather_facts
 from finetune.report_folders import Folder
 from finetune.report_maps import map_blocks, position_blocks
+from finetune.report_multi_label import evaluation_blocks
 from finetune.report_training import curve_blocks, property_blocks, reconstruction_blocks, throughput_blocks
 from launch.console import format_duration, format_rate
 
@@ -75,7 +76,7 @@ def _sections(folder: Folder, images: int) -> Iterator[tuple[str, str, Layout, B
             yield "Curves", "curves", "thirds", _curves
     else:
         if folder.kind == "fine-tuning":
-            yield "Accuracy", "accuracy", "halves", accuracy_blocks
+            yield "Accuracy", "accuracy", "halves", evaluation_blocks
         yield "Curves", "curves", "thirds", _curves
         if folder.kind == "pre-training":
             yield "Reconstructions", "reconstructions", "stack", reconstruction_blocks

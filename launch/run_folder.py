@@ -1,7 +1,7 @@
 """The folder of a run: where its files are, whether a start here begins or continues a run, and its small files.
 
     config.json  environment.json  metrics.jsonl  evaluation.json  exit.json  stop
-    checkpoints/  figures/  anomalies/  tensorboard/  encoder/  model/
+    checkpoints/  figures/  anomalies/  tensorboard/  encoder/  model/  best/
 
 Rank 0 opens it with `open_run`, which locks it; other ranks make a `RunFolder` of the path, and only read.
 """
@@ -68,6 +68,11 @@ class RunFolder:
     @property
     def model(self) -> Path:
         return self.path / "model"
+
+    @property
+    def best(self) -> Path:
+        """The model of the best evaluation, where that was not the last."""
+        return self.path / "best"
 
     @property
     def anomalies(self) -> Path:

@@ -61,6 +61,16 @@ def _create(config: EncoderConfig, **head: Any) -> VisionTransformer:
 
 def check_supported(encoder: nn.Module, name: str) -> VisionTransformer:
     """The encoder itself; ValueError, naming the feature, where the masked forward would differ from timm's own."""
+    features = unsupported_features(encoder)
+    if features:
+        plain = "a plain one such as vit_base_patch16_224"
+        raise ValueError(f"--encoder.name {name}: the masked forward does not support {features[0]}; choose {plain}")
+    assert isinstance(encoder, VisionTransformer)
+    return encoder
+
+
+def unsupported_features(encoder: nn.Module) -> list[str]:
+    """What makes a model another thing than timm's plain vision transformer; nothing for a plain one."""
     # A subclass may override any part of the forward, so only the class itself will do.
     if not isinstance(encoder, VisionTransformer) or type(encoder) is not VisionTransformer:
         refused = {
@@ -84,12 +94,7 @@ def check_supported(encoder: nn.Module, name: str) -> VisionTransformer:
             "another kind of attention": type(getattr(block, "attn", None)) is not Attention,
             "another final norm than LayerNorm": not any(isinstance(norm, nn.LayerNorm) for norm in norms),
         }
-    for feature, is_present in refused.items():
-        if is_present:
-            plain = "a plain one such as vit_base_patch16_224"
-            raise ValueError(f"--encoder.name {name}: the masked forward does not support {feature}; choose {plain}")
-    assert isinstance(encoder, VisionTransformer)
-    return encoder
+    return [feature for feature, is_present in refused.items() if is_present]
 
 
 def sincos_positions(grid: Size, width: int) -> Float[Tensor, "tokens width"]:

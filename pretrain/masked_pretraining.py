@@ -43,7 +43,8 @@ def pretrain(recipe: str, config: MaeConfig, world: World) -> None:
     with session(recipe, config, config.out, MAY_CHANGE_ON_RESUME, world=world) as own:
         console = own.console
         folders = [read_manifest(folder) for folder in (config.data, *config.also)]
-        parts = check_channels(config.encoder, [Part(folder, config.split) for folder in folders], config.held_out)
+        given = [Part(folder, config.split) for folder in folders]
+        parts = check_channels(config.encoder.channels, given, config.held_out)
         manifest = parts[0].manifest
         normalization = choose_normalization(config.normalization, manifest)
         model = _build(config)

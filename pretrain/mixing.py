@@ -63,31 +63,33 @@ def mix_images(images: Float[Tensor, "b c h w"], mix: Mix) -> Float[Tensor, "b c
     return mixed
 
 
-def soft_targets(
-    labels: Int[Tensor, " b"], classes: int, smoothing: float, share: float = 1.0
-) -> Float[Tensor, "b classes"]:
-    """Smoothed labels (Szegedy et al. 2016, arXiv:1512.00567, section 7): `share` of a row's own and the rest of its
-    partner's. A row without a label, as an image may be that stands in for one that does not decode, has no target.
+def soft_targets(labels: Int[Tensor, " b"], classes: int, smoothing: float) -> Float[Tensor, "b classes"]:
+    """Smoothed labels (Szegedy et al. 2016, arXiv:1512.00567, section 7). A row without a label, as an image may be that
+    stands in for one that does not decode, has no target.
     """
     targets = torch.full((len(labels), classes), smoothing / classes, device=labels.device)
     targets.scatter_(1, labels.clamp(min=0)[:, None], 1 - smoothing + smoothing / classes)
     targets *= (labels >= 0)[:, None]
-    return targets if share == 1 else targets.lerp(targets.roll(len(labels) // 2, dims=0), 1 - share)
+    return targets
+
+
+def mix_targets(targets: Float[Tensor, "b classes"], share: float) -> Float[Tensor, "b classes"]:
+    """`share` of a row's own and the rest of its partner's."""
+    return targets if share == 1 else targets.lerp(targets.roll(len(targets) // 2, dims=0), 1 - share)
 
 
 def mix_batch(
     images: Float[Tensor, "b c h w"],
-    labels: Int[Tensor, " b"],
+    targets: Float[Tensor, "b classes"],
     positions: Integers,
     config: MixingConfig,
     *,
-    classes: int,
     batch_size: int,
     seed: int,
 ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b classes"]]:
-    """A process's rows of a global batch of `batch_size`, at their run positions, as images and targets to train on."""
+    """A process's rows of a global batch of `batch_size`, at their run positions, mixed if the config asks for it."""
     if not config.is_on:
-        return images, soft_targets(labels, classes, config.label_smoothing)
+        return images, targets
     first = int(positions[0]) // batch_size * batch_size
     mix = draw_mix(config, Draws(seed, first, Purpose.MIXING), (images.shape[2], images.shape[3]))
-    return mix_images(images, mix), soft_targets(labels, classes, config.label_smoothing, mix.share)
+    return mix_images(images, mix), mix_targets(targets, mix.share)

@@ -1,16 +1,16 @@
-"""A model as timm loads it, `timm.create_model("local-dir:FOLDER", pretrained=True)`: written, found and read again."""
+"""A model as timm loads it, `timm.create_model("local-dir:FOLDER", pretrained=True)`: written, and found in a run."""
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.models import save_for_hf
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import nn
 
 from launch.atomic import Guard, atomic_folder
 from launch.strict_json import read_json
@@ -18,28 +18,16 @@ from pretrain.config import EncoderConfig
 from pretrain.pixels import Normalization
 
 WEIGHTS = "model.safetensors"
+_MARK = "sherd"
 
 
 @dataclass(frozen=True)
-class ModelFolder:
-    """What the config.json of a model folder says; `classes` is 0, and `class_names` None, where there is no head.
+class Prepared:
+    """How images are prepared for a model: (channels, height, width), their normalisation, the centre crop's share."""
 
-    `name` is the folder as the user gave it, for messages.
-    """
-
-    name: str
-    path: Path
-    encoder: EncoderConfig
+    input_size: tuple[int, int, int]
     normalization: Normalization
-    classes: int
-    class_names: tuple[str, ...] | None
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The weights by timm's names. Raises ValueError where the file is absent or damaged."""
-        try:
-            return load_file(self.path / WEIGHTS)
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f"{self.path / WEIGHTS}: not a readable safetensors file ({error})") from error
+    crop_fraction: float
 
 
 def save_model(
@@ -52,10 +40,10 @@ def save_model(
     crop_fraction: float = 1.0,
     guard: Guard | None = None,
 ) -> None:
-    """Write model.safetensors and config.json, with what rebuilds the model and prepares its images.
+    """Write a plain vision transformer, as `save_folder` does.
 
     Raises:
-        OSError: a full disk; an earlier model there is then gone, for the checkpoint still holds its weights.
+        OSError: as `save_folder`.
     """
     arguments = {
         "img_size": config.image_size,
@@ -67,30 +55,55 @@ def save_model(
         "fc_norm": model.global_pool == "avg",
         "global_pool": model.global_pool,
     }
+    named = {name: value for name, value in arguments.items() if value is not None}
+    prepared = Prepared((config.channels, *config.image_size), normalization, crop_fraction)
+    save_folder(folder, model, named, prepared, class_names=class_names, guard=guard)
+
+
+def save_folder(
+    folder: Path,
+    model: nn.Module,
+    arguments: Mapping[str, Any],
+    prepared: Prepared,
+    *,
+    class_names: tuple[str, ...] | None,
+    guard: Guard | None,
+) -> None:
+    """Write model.safetensors and config.json of any timm model, with what rebuilds it and prepares its images.
+
+    `arguments` are those that timm builds it with, but for the number of classes.
+
+    Raises:
+        OSError: a full disk; an earlier model there is then gone, for the checkpoint still holds its weights.
+    """
+    channels = prepared.input_size[0]
     preprocessing = {
-        "input_size": (config.channels, *config.image_size),
-        "mean": normalization.mean,
-        "std": normalization.std,
+        "input_size": prepared.input_size,
+        "mean": prepared.normalization.mean,
+        "std": prepared.normalization.std,
         "interpolation": "bicubic",
-        "crop_pct": crop_fraction,
+        "crop_pct": prepared.crop_fraction,
+        "crop_mode": "center",
     }
     described: dict[str, Any] = vars(model)["pretrained_cfg"]
     # Without what timm knows of weights that are not these: their tag, licence, origin.
-    own = {name: described[name] for name in ("architecture", "first_conv", "classifier", "fixed_input_size")}
-    vars(model)["pretrained_cfg"] = {**own, "num_classes": model.num_classes, **preprocessing}
+    own = {name: described.get(name) for name in ("architecture", "first_conv", "classifier", "fixed_input_size")}
+    classes = getattr(model, "num_classes", 0)
+    vars(model)["pretrained_cfg"] = {**own, "num_classes": classes, **preprocessing}
     if folder.exists():
         if guard is not None:
             guard()  # before the removal too: it may be another world's
         shutil.rmtree(folder)
     with atomic_folder(folder, guard) as partial:
+        labels = {} if class_names is None else {"label_names": list(class_names)}
         save_for_hf(
             model,
             str(partial),
-            model_config={} if class_names is None else {"label_names": list(class_names)},
-            model_args={name: value for name, value in arguments.items() if value is not None},
+            model_config={**labels, _MARK: version("sherd")},
+            model_args=dict(arguments),
             safe_serialization=True,
         )
-        if config.channels != 3:
+        if channels != 3:
             # timm 1.0.22 takes a first layer that it is told of for one of RGB and, in a model of more channels, starts
             # it anew in silence; newer ones need not be told.
             written = read_json(partial / "config.json")
@@ -98,29 +111,24 @@ def save_model(
             (partial / "config.json").write_text(json.dumps(written, indent=2) + "\n")
 
 
-def find_model(where: str, option: str) -> ModelFolder:
-    """The model that a user named: a model folder, or a run folder, whose `model/` or else `encoder/` is meant.
+def written_by_sherd(described: Mapping[str, Any]) -> bool:
+    """Whether a model folder's config.json is sherd's, which says how its images were prepared for evaluation."""
+    return _MARK in described
+
+
+def inside_run(run: Path, said: str) -> Path:
+    """The model folder in a run folder: `model/`, or else `encoder/`.
 
     Raises:
-        ValueError: nothing there, a run that has not finished, or a model of a kind that is not supported; the message
-            begins with `option`.
+        ValueError: the run has not finished; the message begins with `said`.
     """
-    path = Path(where)
-    if not (path / "config.json").is_file():
-        found = "a folder without config.json" if path.is_dir() else "no such folder"
+    inside = next((run / name for name in ("model", "encoder") if (run / name / WEIGHTS).is_file()), None)
+    if inside is None:
         raise ValueError(
-            f"{option} {where}: expected a run folder that pretrain/mae.py has finished or a folder with a timm model "
-            f"(config.json, {WEIGHTS}), found {found}"
+            f"{said}: this run has no finished encoder ({_ending(run)}); end it first: give the command that began it "
+            "again, it goes on from its newest checkpoint"
         )
-    if "recipe" in read_json(path / "config.json"):
-        inside = next((path / name for name in ("model", "encoder") if (path / name / WEIGHTS).is_file()), None)
-        if inside is None:
-            raise ValueError(
-                f"{option} {where}: this run has no finished encoder ({_ending(path)}); end it first: give the command "
-                "that began it again, it goes on from its newest checkpoint"
-            )
-        path = inside
-    return _read(where, path, option)
+    return inside
 
 
 def _ending(run: Path) -> str:
@@ -129,32 +137,3 @@ def _ending(run: Path) -> str:
         return "it is still running, or was killed"
     ended = read_json(run / "exit.json")
     return f"exit.json: {ended['status']}" + (f" at step {ended['step']:,}" if "step" in ended else "")
-
-
-def _read(name: str, path: Path, option: str) -> ModelFolder:
-    described = read_json(path / "config.json")
-    try:
-        arguments, prepared = described.get("model_args", {}), described["pretrained_cfg"]
-        channels, *size = prepared["input_size"]
-        encoder = EncoderConfig(
-            name=described["architecture"],
-            image_size=_pair(arguments.get("img_size", size)),
-            patch_size=_pair(arguments["patch_size"]),
-            channels=channels,
-            width=arguments.get("embed_dim"),
-            depth=arguments.get("depth"),
-            heads=arguments.get("num_heads"),
-        )
-        normalization = Normalization(tuple(prepared["mean"]), tuple(prepared["std"]))
-        names = described.get("label_names")
-        return ModelFolder(name, path, encoder, normalization, described["num_classes"], names and tuple(names))
-    except KeyError as error:
-        raise ValueError(
-            f"{option} {name}: {path / 'config.json'} has no {error}, which sherd writes into every model folder; "
-            "give a folder that pretrain/mae.py or finetune/classify.py has written"
-        ) from error
-
-
-def _pair(size: Any) -> tuple[int, int]:
-    height, width = (size, size) if isinstance(size, int) else size
-    return height, width

@@ -9,11 +9,6 @@ from torch import Tensor
 
 from data_pipeline.manifest import Manifest
 from data_pipeline.rows import Part
-from pretrain.config import EncoderConfig
-
-# Means and deviations of ImageNet's training images, as torchvision and timm have them.
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
 
 # What is white: the values of a manifest's statistics are shares of it.
 _FULL_SCALE = {torch.uint8: 255, torch.uint16: 65_535, torch.float32: 1}
@@ -60,6 +55,10 @@ def _column(values: tuple[float, ...], device: torch.device) -> Float[Tensor, "c
     return torch.stack([torch.full((1, 1), value, device=device) for value in values])
 
 
+IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Means and deviations of ImageNet's training images, as torchvision and timm have them."""
+
+
 def choose_normalization(whose: Literal["imagenet", "dataset"], manifest: Manifest) -> Normalization:
     """ImageNet's, or the dataset's own, in which a channel of one value has a deviation of 1: it becomes 0.
 
@@ -76,11 +75,12 @@ def choose_normalization(whose: Literal["imagenet", "dataset"], manifest: Manife
                 f"--normalization imagenet is for images of 3 channels of uint8, {manifest.folder} [{name}] has "
                 f"{split.channels} of {split.dtype}; pass --normalization dataset"
             )
-    return Normalization(_IMAGENET_MEAN, _IMAGENET_STD)
+    return IMAGENET
 
 
-def check_channels(encoder: EncoderConfig, parts: list[Part], held_out: str, *, init: str | None = None) -> list[Part]:
-    """The parts themselves, on which the encoder is to be trained; `init` is the option that named it, if one did.
+def check_channels(channels: int, parts: list[Part], held_out: str, *, init: str | None = None) -> list[Part]:
+    """The parts themselves, on which an encoder of so many channels is to be trained; `init` is the option that named
+    it, if one did.
 
     Raises:
         ValueError: their images, or those of the split `held_out` of the first one's dataset where it has such a one,
@@ -90,13 +90,13 @@ def check_channels(encoder: EncoderConfig, parts: list[Part], held_out: str, *, 
     looked_at = [Part(manifest, held_out)] if held_out in manifest.splits else []
     for part in (*parts, *looked_at):
         split = part.manifest.split(part.split)
-        if split.channels != encoder.channels:
+        if split.channels != channels:
             grey = "" if split.extension == "npy" else " (grey pictures are read as RGB with equal channels)"
             fix = f"pass --encoder.channels {split.channels}"
             if init is not None:
                 fix = f"give an encoder for such images with {init}"
             raise ValueError(
-                f"{part.manifest.folder} [{part.split}]: expected images of {encoder.channels} channels, as many as "
+                f"{part.manifest.folder} [{part.split}]: expected images of {channels} channels, as many as "
                 f"the encoder takes, got {split.channels}{grey}; {fix}"
             )
     return parts

@@ -48,20 +48,23 @@ def read_weight_file(where: str, option: str) -> WeightFile:
         ValueError: nothing there, a file that holds more than finite floating-point tensors or is damaged, a repository
             that does not exist or may not be read; the message begins with `option`.
     """
-    path = _find(where, option)
+    path = locate_weights(where, option)
     said = f"{option} {redact(where)}"
     config: dict[str, Any] = {}
     if path.is_dir():
         config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
-        path = _weights_in(path, said)
-    if path.suffix == ".safetensors":
-        tensors: Mapping[Any, Any] = _read_safetensors(path, said)
-    elif path.suffix in _PICKLED:
-        tensors = _read_pickled(path, said)
-    else:
-        raise ValueError(f"{said}: a file of another kind; expected {_EXPECTED}")
-    converted, rounded = _as_float32(tensors, said)
+        path = weights_in(path, said)
+    converted, rounded = _as_float32(read_tensors(path, said), said)
     return WeightFile(path, converted, config, rounded)
+
+
+def read_tensors(path: Path, said: str) -> Mapping[Any, Any]:
+    """What a file of weights holds, as it is; ValueError, beginning with `said`, where it cannot be read safely."""
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path, said)
+    if path.suffix in _PICKLED:
+        return _read_pickled(path, said)
+    raise ValueError(f"{said}: a file of another kind; expected {_EXPECTED}")
 
 
 def some(names: tuple[str, ...] | list[str]) -> str:
@@ -69,7 +72,8 @@ def some(names: tuple[str, ...] | list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") if names else "none"
 
 
-def _find(where: str, option: str) -> Path:
+def locate_weights(where: str, option: str) -> Path:
+    """The file or folder that a user named, fetched where it is on the Hub. ValueError as `read_weight_file`."""
     hub = _HUB.fullmatch(where)
     if hub is not None:
         return _fetch(hub[1], hub[2], f"{option} {where}")
@@ -107,7 +111,8 @@ def _fetch(repository: str, revision: str | None, said: str) -> Path:
     return folder
 
 
-def _weights_in(folder: Path, said: str) -> Path:
+def weights_in(folder: Path, said: str) -> Path:
+    """The file of weights in a folder; ValueError, beginning with `said`, where there is none."""
     for name in (_SAFE, _TORCH):
         if (folder / name).is_file():
             return folder / name

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 if TYPE_CHECKING:
     from tests.end_to_end import runs as Runs
@@ -19,8 +21,8 @@ if TYPE_CHECKING:
 TINY = ("--epochs", 2, "--batch-size", 60, "--optimizer.base-lr", 5e-3, "--optimizer.warmup-epochs", 0.5)
 TINY += ("--augmentation.rand-augment", "rand-m9-mstd0.5-inc1", "--augmentation.erasing", 0.5, "--drop-path", 0.3)
 TINY += ("--mixing.mixup", 0.8, "--mixing.cutmix", 1, "--log-every", 1, "--checkpoint-steps", 7, "--workers", 1)
-TINY += ("--evaluate-epochs", 1)
-STEPS = 48
+TINY += ("--evaluate-epochs", 1, "--validation", 0.1, "--balance", 1, "--average", 0.9)
+STEPS = 44
 
 
 class Scene(NamedTuple):
@@ -52,11 +54,12 @@ def finish(runs: "Runs", scene: Scene, out: Path, *more: object, processes: int 
 
 def assert_same(runs: "Runs", run: Path, undisturbed: Path) -> None:
     assert runs.newest(run).name == runs.newest(undisturbed).name == f"step-{STEPS:08d}"
-    for file in ("model.safetensors", "optimizer.safetensors", "state.json"):
+    for file in ("model.safetensors", "optimizer.safetensors", "average.safetensors", "state.json"):
         assert (runs.newest(run) / file).read_bytes() == (runs.newest(undisturbed) / file).read_bytes(), file
     assert runs.metrics(run) == runs.metrics(undisturbed)
     assert runs.contents(run / "model") == runs.contents(undisturbed / "model")
-    assert (run / "evaluation.json").read_bytes() == (undisturbed / "evaluation.json").read_bytes()
+    for file in ("evaluation.json", "predictions.parquet"):
+        assert (run / file).read_bytes() == (undisturbed / file).read_bytes(), file
     assert not [path for path in run.rglob(".partial-*") if ".lock" not in path.parts]
 
 
@@ -77,8 +80,12 @@ def what_a_run_leaves(runs: "Runs", scene: Scene, folder: Path) -> None:
     right = sum(row[index] for index, row in enumerate(evaluation["confusion"]))
     assert evaluation["top1"] == right / 360 > 0.1
     evaluated = [line for line in runs.metrics(scene.tuned) if "top1" in line]
-    assert [line["step"] for line in evaluated] == [24, 48]
-    assert evaluated[-1]["top1"] == evaluation["top1"]
+    assert [line["step"] for line in evaluated] == [22, 44], "on the validation images, which are others"
+    low, high = evaluation["intervals"]["top1"]
+    assert low <= evaluation["top1"] <= high
+    assert len(parquet.read_table(scene.tuned / "predictions.parquet")) == 360
+    state = json.loads((runs.newest(scene.tuned) / "state.json").read_text())
+    assert re.fullmatch(r"hold-out-0\.1-\w+\+balanced-1\.0-\w+", state["stream"]["plan"]["subset"])
     described = json.loads((scene.tuned / "model/config.json").read_text())
     assert described["label_names"] == [str(digit) for digit in range(10)]
     assert described["pretrained_cfg"]["num_classes"] == 10
@@ -128,26 +135,29 @@ def two_processes_train_as_one(runs: "Runs", scene: Scene, folder: Path) -> None
 
 def evaluated_on_one_two_and_three(runs: "Runs", scene: Scene, folder: Path) -> None:
     """The same checkpoint evaluated anew, as after a kill between a checkpoint and its evaluation."""
-    expected = (scene.tuned / "evaluation.json").read_bytes()
+    files = ("evaluation.json", "predictions.parquet")
     lines = (scene.tuned / "metrics.jsonl").read_text().splitlines()
     assert "top1" in json.loads(lines[-1])
     for processes in (1, 2, 3):
         out = folder / f"on-{processes}"
         shutil.copytree(scene.tuned, out)
-        (out / "evaluation.json").unlink()
+        for file in files:
+            (out / file).unlink()
         (out / "metrics.jsonl").write_text("\n".join(lines[:-1]) + "\n")
         finish(runs, scene, out, processes=processes)
-        assert (out / "evaluation.json").read_bytes() == expected
+        for file in files:
+            assert (out / file).read_bytes() == (scene.tuned / file).read_bytes(), file
         assert runs.metrics(out)[-1] == runs.metrics(scene.tuned)[-1]
 
 
 def few_labels_at_another_size(runs: "Runs", scene: Scene, folder: Path) -> None:
-    more = ("--labels", 10, "--image-size", 12, 10, "--interpolation", "timm", "--epochs", 6)
+    more = ("--labels", 10, "--image-size", 12, 10, "--interpolation", "timm", "--epochs", 6, "--validation", 0)
     said = finish(runs, scene, folder / "run", *more).out
-    assert "image_size: 12 x 10 (as asked for, positions interpolated from 8 x 8 as timm does)\n" in said
+    assert "image_size: 12 x 10 (as asked for)\n" in said
+    assert "positions interpolated from 4 x 4 to 6 x 5 patches as timm does\n" in said
     assert "\n100 images of " in said
     state = json.loads((runs.newest(folder / "run") / "state.json").read_text())
-    assert state["stream"]["plan"]["subset"].startswith("10-a-class-")
+    assert re.fullmatch(r"10-a-class-\w+\+balanced-1\.0-\w+", state["stream"]["plan"]["subset"])
     assert runs.read_exit(folder / "run")["step"] == 10
 
 
@@ -175,13 +185,66 @@ def another_number_of_classes(runs: "Runs", scene: Scene, folder: Path) -> None:
     options = ("--source", folder / "images", "--out", folder / "data", "--workers", 1)
     runs.Child(runs.python(runs.ROOT / "data_pipeline/shard.py", *options), folder / "shard").wait().expect(0)
     message = "model is for 10 classes, the data have 2; drop --head keep to start with a new one"
-    more = ("--data", folder / "data", "--init", scene.tuned, "--head", "keep")
+    more = ("--data", folder / "data", "--init", scene.tuned, "--head", "keep", "--validation", 0)
     refuse(runs, scene, folder / "run", message, *more)
 
 
-def another_patch_size(runs: "Runs", scene: Scene, folder: Path) -> None:
-    message = f"--init {scene.encoder}: its encoder cuts patches of 2 x 2 pixels, this recipe expects 4 x 4; choose a "
-    refuse(runs, scene, folder / "run", message, "--encoder.patch-size", 4, 4)
+def a_patch_that_does_not_divide(runs: "Runs", scene: Scene, folder: Path) -> None:
+    refuse(runs, scene, folder / "run", "8 is not divisible by the patch size 3; the nearest", "--patch-size", 3, 3)
+
+
+def stopped_early_and_the_best_published(runs: "Runs", scene: Scene, folder: Path) -> None:
+    """Nothing is learnt at this rate: of equal evaluations the first is the best."""
+    out, more = folder / "run", ("--optimizer.base-lr", 1e-12, "--patience", 1, "--evaluate-epochs", 0.5)
+    said = finish(runs, scene, out, *more).out
+    assert "stopped after step 22 of 44: the last evaluation did not beat top1" in said
+    ended = json.loads((out / "exit.json").read_text())
+    assert (ended["step"], ended["stopped_early"]) == (22, True)
+    best = json.loads((out / "evaluation-best.json").read_text())
+    assert (best["step"], best["model"], best["chosen_on"]) == (11, "best", "a share of train")
+    weights = runs.contents(out / "model")
+    assert "going on from" in finish(runs, scene, out, *more, log="-again").out
+    assert runs.contents(out / "model") == weights
+    assert runs.read_exit(out)["step"] == 22, "a finished run does not train on"
+    command = ("--run", out, "--out", folder / "model", "--which", "best")
+    runs.Child(runs.python(runs.ROOT / "finetune/publish.py", *command), folder / "publish").wait().expect(0)
+    assert "in 11 steps" in (folder / "model/README.md").read_text()
+
+
+def several_labels_an_image(runs: "Runs", scene: Scene, folder: Path) -> None:
+    """An image is red, green, both or neither, and says so in the file beside it."""
+    for number in range(80):
+        split, red, green = "test" if number % 4 == 0 else "train", number % 3 == 0, number % 5 < 2
+        path = folder / "images" / split / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (red * 200 + number % 50, green * 200, 90)).save(path)
+        tags = [name for name, has in (("red", red), ("green", green)) if has]
+        path.with_suffix(".json").write_text(json.dumps({"tags": tags}))
+    options = ("--source", folder / "images", "--out", folder / "data", "--workers", 1)
+    runs.Child(runs.python(runs.ROOT / "data_pipeline/shard.py", *options), folder / "shard").wait().expect(0)
+    more = ("--data", folder / "data", "--label-field", "tags", "--balance", 0, "--epochs", 12, "--batch-size", 12)
+    out = folder / "run"
+    said = finish(runs, scene, out, *more, "--init", "none", "--layer-decay", "None").out
+    assert "mean average precision" in said
+    found = json.loads((out / "evaluation.json").read_text())
+    assert found["classes"] == ["green", "red"]
+    assert found["images"] == 20
+    assert found["mean_average_precision"] > 0.9
+    command = ("--run", out, "--out", folder / "model")
+    runs.Child(runs.python(runs.ROOT / "finetune/publish.py", *command), folder / "publish").wait().expect(0)
+    card = (folder / "model/README.md").read_text()
+    assert "finds which of 2 labels belong to RGB images" in card
+    assert "| Mean average precision |" in card
+    report = ("--out", folder / "report.html")
+    runs.Child(runs.python(runs.ROOT / "finetune/report.py", out, *report), folder / "report").wait().expect(0)
+    assert "Average precision of each class" in (folder / "report.html").read_text()
+
+
+def groups_are_shown_and_nothing_written(runs: "Runs", scene: Scene, folder: Path) -> None:
+    shown = start(runs, scene, folder / "run", "--show-groups", "--trainable", "last:1").wait().expect(0).out
+    assert "layer  parameters of" in shown
+    assert "    0  cls_token, pos_embed, patch_embed" in shown
+    assert not (folder / "run").exists()
 
 
 def an_unfinished_encoder(runs: "Runs", scene: Scene, folder: Path) -> None:
@@ -213,7 +276,10 @@ CASES: list[Case] = [
     what_a_run_leaves,
     no_labels,
     another_number_of_classes,
-    another_patch_size,
+    a_patch_that_does_not_divide,
+    stopped_early_and_the_best_published,
+    several_labels_an_image,
+    groups_are_shown_and_nothing_written,
     an_unfinished_encoder,
     more_labels_than_there_are,
     pairs_torn_apart,

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from timm.layers.patch_embed import resample_patch_embed
 
+from finetune.backbone_config import BackboneConfig
 from finetune.classifier import build_classifier, resolve
 from finetune.classify_config import ClassifyConfig
 from pretrain.config import EncoderConfig, OptimizerConfig
@@ -16,7 +18,8 @@ from pretrain.pixels import Normalization
 from pretrain.positions import interpolate_positions
 
 SIZE = EncoderConfig("vit_tiny_patch16_224", (8, 8), (2, 2), width=24, depth=2, heads=2)
-CONFIG = ClassifyConfig(encoder=SIZE, epochs=10.0, batch_size=8, optimizer=OptimizerConfig(warmup_epochs=1.0))
+BACKBONE = BackboneConfig("vit_tiny_patch16_224", (8, 8), (2, 2), width=24, depth=2, heads=2)
+CONFIG = ClassifyConfig(encoder=BACKBONE, epochs=10.0, batch_size=8, optimizer=OptimizerConfig(warmup_epochs=1.0))
 NORMALIZATION = Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 
 
@@ -68,13 +71,16 @@ def test_positions_for_another_size(encoder: Path, mode: str):
     before = timm.create_model(f"local-dir:{encoder}", pretrained=True).pos_embed.detach()
     expected = interpolate_positions(before, (4, 4), (6, 4), mode)
     assert torch.equal(model.state_dict()["pos_embed"], expected)
-    assert said[0] == f"image_size: 12 x 8 (as asked for, positions interpolated from 8 x 8 as {mode} does)"
+    assert said[:2] == [
+        "image_size: 12 x 8 (as asked for)",
+        f"positions interpolated from 4 x 4 to 6 x 4 patches as {mode} does",
+    ]
     assert model(torch.zeros(1, 3, 12, 8)).shape == (1, 5)
 
 
 def test_sizes_come_from_the_encoder(encoder: Path):
-    config, source = resolve(replace(CONFIG, init=str(encoder), encoder=replace(SIZE, width=48, depth=3, heads=4)))
-    assert config.encoder == SIZE
+    config, source = resolve(replace(CONFIG, init=str(encoder), encoder=replace(BACKBONE, width=48, depth=3, heads=4)))
+    assert config.encoder == BACKBONE
     assert source is not None
     assert source.normalization == NORMALIZATION
 
@@ -86,11 +92,34 @@ def test_from_scratch_everything_is_new():
     assert said == ["image_size: 16 x 16; all weights are new (seed 0)"]
 
 
-def test_another_patch_size_is_refused(encoder: Path):
-    config = replace(CONFIG, init=str(encoder), encoder=replace(SIZE, patch_size=(4, 4)))
-    message = r"its encoder cuts patches of 2 x 2 pixels, this recipe expects 4 x 4; .*: --encoder\.patch-size 2 2"
-    with pytest.raises(ValueError, match=message):
-        resolve(config)
+def test_another_patch_size_resamples_the_embedding(encoder: Path):
+    model, said = build(replace(CONFIG, init=str(encoder), patch_size=(4, 4)))
+    before = timm.create_model(f"local-dir:{encoder}", pretrained=True)
+    expected = resample_patch_embed(before.patch_embed.proj.weight.detach(), [4, 4])
+    assert torch.equal(model.state_dict()["patch_embed.proj.weight"], expected)
+    assert said[1:3] == [
+        "positions interpolated from 4 x 4 to 2 x 2 patches as facebook does",
+        "patch embedding resampled from 2 x 2 to 4 x 4 pixels by the pseudo-inverse of bicubic resizing, as FlexiViT "
+        "does",
+    ]
+    with pytest.raises(ValueError, match=r"--encoder.image-size 8 is not divisible by the patch size 3; the nearest"):
+        resolve(replace(CONFIG, init=str(encoder), patch_size=(3, 3)))
+
+
+def test_facebooks_weights_start_the_recipes_encoder(encoder: Path, tmp_path: Path):
+    tensors = timm.create_model(f"local-dir:{encoder}", pretrained=True).state_dict()
+    decoder = {"mask_token": torch.zeros(1, 1, 8), "decoder_embed.weight": torch.zeros(8, 24)}
+    torch.save({"model": tensors | decoder}, tmp_path / "mae.pth")
+    model, said = build(replace(CONFIG, init=str(tmp_path / "mae.pth")))
+    assert torch.equal(model.state_dict()["blocks.1.mlp.fc1.weight"], tensors["blocks.1.mlp.fc1.weight"])
+    assert said[0] == "image_size: 8 x 8 (from checkpoint)"
+
+
+def test_the_models_own_pooling(encoder: Path):
+    config, _ = resolve(replace(CONFIG, init=str(encoder), pool="own"))
+    assert config.pool == "token"
+    config, _ = resolve(replace(CONFIG, init="none", pool="own", encoder=BackboneConfig("test_resnet")))
+    assert (config.pool, config.encoder.image_size) == ("own", (160, 160))
 
 
 def test_a_head_is_kept_only_for_as_many_classes(encoder: Path, tmp_path: Path):

@@ -13,7 +13,7 @@ from pretrain.optimizer import peak_learning_rate
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_survives_json_and_states_its_outcome(name: str):
-    config = replace(RECIPES[name].config, data="d", out="r", init="none")
+    config = replace(RECIPES[name].config, data="d", out="r", init="i")
     assert from_json(ClassifyConfig, to_json(config), "config.json") == config
     assert RECIPES[name].outcome.startswith(("measured: ", "published: "))
 

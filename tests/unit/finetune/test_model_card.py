@@ -14,9 +14,11 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
 from data_pipeline.manifest import INDEX_DTYPE, Manifest, Shard, Split, Statistics
+from finetune.backbone_config import BackboneConfig
 from finetune.classify_config import ClassifyConfig
 from finetune.finished_run import FinishedRun
 from finetune.model_card import Licence, Published, find_licence, render_card
+from finetune.model_source import ModelSource, Preparation
 from finetune.proof import Proof, StockPreparation
 from finetune.publish_config import PublishConfig
 from finetune.report_accuracy import EvaluationFile
@@ -25,13 +27,13 @@ from pretrain.checkpoint import Checkpoint
 from pretrain.config import EncoderConfig, OptimizerConfig
 from pretrain.encoder import create_classifier, create_encoder, initialize_encoder
 from pretrain.mae_config import MaeConfig
-from pretrain.model_folder import ModelFolder
 from pretrain.pixels import Normalization
 
 NAMES = ("tabby | cat", "a_b*c", "<b>bold</b>", "plain", "`code` & $x$", "[link](x)")
 ENCODER = EncoderConfig("vit_tiny_patch16_224", (8, 8), (2, 2), width=24, depth=2, heads=2)
+BACKBONE = BackboneConfig("vit_tiny_patch16_224", (8, 8), (2, 2), width=24, depth=2, heads=2)
 CLASSIFY = ClassifyConfig(
-    encoder=ENCODER,
+    encoder=BACKBONE,
     epochs=10.0,
     batch_size=8,
     optimizer=OptimizerConfig(warmup_epochs=1.0),
@@ -112,7 +114,18 @@ def finished(tmp_path: Path, config: ClassifyConfig | MaeConfig) -> FinishedRun:
     run.environment.write_text(json.dumps(environment))
     is_classifier = isinstance(config, ClassifyConfig)
     names = NAMES if is_classifier else None
-    exported = ModelFolder("run", run.model, ENCODER, Normalization((0.5,) * 3, (0.5,) * 3), len(names or ()), names)
+    exported = ModelSource(
+        "run",
+        run.model,
+        BACKBONE,
+        Normalization((0.5,) * 3, (0.5,) * 3),
+        Preparation("bicubic", 1.0, "center"),
+        len(names or ()),
+        names,
+        pool="mean",
+        is_ours=True,
+        is_folder=True,
+    )
     checkpoint = Checkpoint(run.checkpoints / "step-00000040", {"step": 40})
     evaluation = EVALUATION if is_classifier else None
     return FinishedRun(run, "r", config, exported, checkpoint, manifest_in(tmp_path / "flowers"), evaluation)

@@ -189,7 +189,7 @@ def test_what_is_missing_is_told(pretrained: Path, tuned: Path, tmp_path: Path):
         f"The run failed: a {HOSTILE} was met",
         "evaluation.json: not valid JSON",
         "dataset folder /gone is not there",
-        "model.safetensors: not a readable safetensors file",
+        "model.safetensors is not a readable safetensors file",
     ):
         assert told in page.text, told
     assert "training from scratch" in page.text

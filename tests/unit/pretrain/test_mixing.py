@@ -9,7 +9,7 @@ from torch import Tensor
 from data_pipeline.order import rank_positions
 from data_pipeline.randomness import Draws
 from pretrain.augment_config import MixingConfig
-from pretrain.mixing import Mix, check_pairs, draw_mix, mix_batch, mix_images, soft_targets
+from pretrain.mixing import Mix, check_pairs, draw_mix, mix_batch, mix_images, mix_targets, soft_targets
 
 BOTH = MixingConfig(0.8, 1.0, 0.1)
 
@@ -40,7 +40,7 @@ def test_cutmix_takes_a_box_from_the_partner_and_leaves_the_rest():
 def test_targets_are_timms_for_its_own_pairing(smoothing: float):
     """timm mixes row i with the one as far from the end: fed in an order in which both pairings are the same."""
     labels = torch.tensor([3, 0, 4, 1])  # pairs (0, 2), (1, 3) here; timm's of the same rows laid 0, 1, 3, 2
-    ours = soft_targets(labels, 5, smoothing, share=0.3)
+    ours = mix_targets(soft_targets(labels, 5, smoothing), 0.3)
     laid = torch.tensor([0, 1, 3, 2])
     torch.testing.assert_close(ours[laid], mixup_target(labels[laid], 5, 0.3, smoothing))
 
@@ -84,13 +84,13 @@ def test_any_number_of_processes_mixes_alike(world: int):
     """Batch 3 of a run of 16 positions: put together in the order of positions, the ranks have what one has alone."""
     generator = torch.Generator().manual_seed(1)
     images, labels = torch.randn(16, 3, 8, 8, generator=generator), torch.arange(16) % 7
-    alone = mix_batch(images, labels, np.arange(48, 64), BOTH, classes=7, batch_size=16, seed=5)
+    alone = mix_batch(images, soft_targets(labels, 7, 0.1), np.arange(48, 64), BOTH, batch_size=16, seed=5)
     assert not torch.equal(alone[0], images)
     together = (torch.empty_like(alone[0]), torch.empty_like(alone[1]))
     for rank in range(world):
         positions = rank_positions(48, 16, rank, world)
         own = positions - 48
-        found = mix_batch(images[own], labels[own], positions, BOTH, classes=7, batch_size=16, seed=5)
+        found = mix_batch(images[own], soft_targets(labels[own], 7, 0.1), positions, BOTH, batch_size=16, seed=5)
         for target, values in zip(together, found, strict=True):
             target[own] = values
     assert torch.equal(together[0], alone[0])
@@ -100,7 +100,7 @@ def test_any_number_of_processes_mixes_alike(world: int):
 def test_batches_are_mixed_differently_and_by_seed():
     images, labels = batch()
     found = [
-        mix_batch(images, labels, np.arange(first, first + 8), BOTH, classes=5, batch_size=8, seed=seed)[1]
+        mix_batch(images, soft_targets(labels, 5, 0.1), np.arange(first, first + 8), BOTH, batch_size=8, seed=seed)[1]
         for first, seed in ((0, 0), (8, 0), (0, 1))
     ]
     assert not torch.equal(found[0], found[1])
@@ -110,7 +110,9 @@ def test_batches_are_mixed_differently_and_by_seed():
 def test_nothing_is_mixed_when_both_are_off():
     images, labels = batch()
     config = MixingConfig(0.0, 0.0, 0.0)
-    mixed, targets = mix_batch(images, labels, np.arange(8), config, classes=5, batch_size=8, seed=0)
+    mixed, targets = mix_batch(
+        images, soft_targets(labels, 5, config.label_smoothing), np.arange(8), config, batch_size=8, seed=0
+    )
     assert torch.equal(mixed, images)
     assert torch.equal(targets, torch.eye(5)[labels])
 

@@ -1,0 +1,73 @@
+"""What a step of fine-tuning computes: erased and mixed images, smoothed targets, and the loss of each image."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from data_pipeline.stream import Batch
+from finetune.classify_config import ClassifyConfig
+from finetune.task import Task
+from pretrain.drop_path import DropPaths
+from pretrain.erasing import erase
+from pretrain.mixing import mix_batch
+from pretrain.pixels import Normalization
+from pretrain.training import Objective
+from pretrain.world import World
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """Everything but the model that the objective depends on."""
+
+    config: ClassifyConfig
+    task: Task
+    normalization: Normalization
+    paths: DropPaths
+    world: World
+
+    @property
+    def objective(self) -> Objective:
+        """For `fit`."""
+        return Objective(self.inputs, self.loss)
+
+    def inputs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Images (b, c, h, w), targets (b, classes), which rows have known ones (b,), and the noise of the drop paths
+        (b, paths), on the device.
+        """
+        config, device = self.config, self.world.device
+        images = self.normalization.normalize(batch.images.to(device, non_blocking=True))
+        images = erase(images, batch.positions, probability=config.augmentation.erasing, seed=config.seed)
+        targets, known = self.task.targets(batch, config.mixing.label_smoothing)
+        if config.mixing.is_on:
+            known = known & known.roll(len(known) // 2)  # of a row and of its partner
+        images, targets = mix_batch(
+            images,
+            targets.to(device, non_blocking=True),
+            batch.positions,
+            config.mixing,
+            batch_size=config.batch_size,
+            seed=config.seed,
+        )
+        noise = self.paths.draw(batch.positions, config.seed, device)
+        return images, targets, known.to(device, non_blocking=True), noise
+
+    def loss(
+        self, shared: nn.Module, images: Tensor, targets: Tensor, known: Tensor, noise: Tensor
+    ) -> tuple[Float[Tensor, " b"], dict[str, Tensor]]:
+        """The loss of each image, and nothing else to log."""
+        self.paths.noise.values = noise
+        logits = shared(images).float()
+        if self.config.loss == "bce" or self.task.sets is not None:
+            return torch.where(known, binary_cross_entropy(logits, targets), 0.0), {}
+        return nn.functional.cross_entropy(logits, targets, reduction="none"), {}
+
+
+def binary_cross_entropy(
+    logits: Float[Tensor, "b classes"], targets: Float[Tensor, "b classes"]
+) -> Float[Tensor, " b"]:
+    """Binary cross-entropy of every class, the mean over them. A new head makes every class as likely as not, so that
+    the loss begins at log 2.
+    """
+    return nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=1)

@@ -1,0 +1,13 @@
+"""Where a run keeps what its models do on the held-out images."""
+
+from pathlib import Path
+from typing import Literal
+
+from finetune.prediction_file import PREDICTIONS
+
+
+def evaluation_files(run_path: Path, which: Literal["last", "best"]) -> tuple[Path, Path]:
+    """Where a run has the accuracy and the predictions of one of its models."""
+    ending = "" if which == "last" else "-best"
+    predictions = Path(PREDICTIONS)
+    return run_path / f"evaluation{ending}.json", run_path / f"{predictions.stem}{ending}{predictions.suffix}"

@@ -1,0 +1,187 @@
+"""Where a model comes from: a run or model folder of sherd, a timm folder of anyone, or weights of others."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from finetune.architectures import complete, is_plain
+from finetune.backbone_config import BackboneConfig, Pool
+from launch.redaction import redact
+from launch.strict_json import read_json
+from pretrain.interchange import read_weights
+from pretrain.model_folder import inside_run, written_by_sherd
+from pretrain.pixels import IMAGENET, Normalization
+from pretrain.weight_files import locate_weights, read_tensors, weights_in
+
+_ENCODER = "encoder."
+_POOLS: dict[str, Pool] = {"avg": "mean", "token": "token"}
+_NAMED = {"img_size", "patch_size", "in_chans", "global_pool", "num_classes"}
+_SIZES = {"embed_dim": "width", "depth": "depth", "num_heads": "heads"}
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How timm prepares an image for a model, in its own words: interpolation, crop_pct and crop_mode."""
+
+    interpolation: str
+    crop_fraction: float
+    crop_mode: str
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model that exists; `classes` is 0, and `class_names` None, where it has no head.
+
+    `name` is as the user gave it, without credentials; `path` the folder or file; `pool` what its head saw, as far as
+    it is known. `is_folder`: timm builds the model from the folder's config.json.
+    """
+
+    name: str
+    path: Path
+    backbone: BackboneConfig
+    normalization: Normalization
+    preparation: Preparation
+    classes: int
+    class_names: tuple[str, ...] | None
+    pool: Pool
+    is_ours: bool
+    is_folder: bool
+
+    @property
+    def weights(self) -> Path:
+        """The file of weights. Raises ValueError where the folder has none."""
+        return weights_in(self.path, self.name) if self.path.is_dir() else self.path
+
+    @property
+    def sha256(self) -> str:
+        """Of the file of weights, in hex."""
+        with self.weights.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights by timm's names, on the CPU, floats as float32.
+
+        Raises:
+            ValueError: the file is absent, damaged, or holds more than finite numbers.
+        """
+        if not self.is_folder:
+            weights = read_weights(str(self.path), self.name)
+            encoder = {name: tensor for name, tensor in weights.tensors.items() if name.startswith(_ENCODER)}
+            return {name.removeprefix(_ENCODER): tensor for name, tensor in encoder.items()}
+        found = read_tensors(self.weights, self.name)
+        other = [str(name) for name, value in found.items() if not isinstance(value, Tensor)]
+        floats = {name: value.float() if value.is_floating_point() else value for name, value in found.items()}
+        other += [name for name, value in floats.items() if not torch.isfinite(value).all()]
+        if other:
+            raise ValueError(
+                f"{self.weights}: expected tensors of finite numbers, found others under {', '.join(other[:3])}; get "
+                "the file anew"
+            )
+        return floats
+
+
+def find_source(where: str, option: str, *, like: BackboneConfig | None = None) -> ModelSource:
+    """The model that a user named: a run folder, whose `model/` or else `encoder/` is meant, a model folder in timm's
+    format, or hf://user/name. Where `like` says of which architecture they are, also weights of facebook's or
+    Transformers' layout, of a plain vision transformer without its head.
+
+    Raises:
+        ValueError: nothing there, a run that has not finished, or a model of a kind that is not supported; the message
+            begins with `option`.
+    """
+    said = f"{option} {redact(where)}"
+    path = Path(where)
+    is_bare = path.is_dir() and not (path / "config.json").is_file() and not list(path.glob("*.safetensors"))
+    if "://" not in where and (not path.exists() or is_bare):
+        found = "a folder without config.json" if path.is_dir() else "no such folder"
+        raise ValueError(
+            f"{said}: expected a run folder that pretrain/mae.py or finetune/classify.py has finished, a folder with a "
+            f"timm model (config.json, model.safetensors) or hf://user/name, found {found}"
+        )
+    path = locate_weights(where, option)
+    described = read_json(path / "config.json") if (path / "config.json").is_file() else {}
+    if "recipe" in described:
+        path = inside_run(path, said)
+        described = read_json(path / "config.json")
+    if "architecture" in described and "model_type" not in described:
+        return _timm_folder(redact(where), path, described, said)
+    if like is None:
+        raise ValueError(
+            f"{said}: expected a folder with a timm model (config.json with its architecture), found weights alone or "
+            "another library's folder; convert it first, with finetune/classify.py or timm"
+        )
+    read_weights(where, option)  # refused now where they are of another layout
+    preparation = Preparation("bicubic", 0.875, "center")
+    return ModelSource(redact(where), path, complete(like), IMAGENET, preparation, 0, None, "own", False, False)
+
+
+def _timm_folder(name: str, path: Path, described: Mapping[str, Any], said: str) -> ModelSource:
+    try:
+        prepared = described.get("pretrained_cfg", described)
+        arguments = described.get("model_args") or {}
+        channels, *size = prepared["input_size"]
+        # Of models with stages these are lists, which are no sizes of ours.
+        sizes = {ours: arguments[name] for name, ours in _SIZES.items() if isinstance(arguments.get(name), int)}
+        taken = _NAMED | {name for name, ours in _SIZES.items() if ours in sizes}
+        others = {option: f"{option}={value!r}" for option, value in arguments.items() if option not in taken}
+        norm = others.pop("fc_norm", None)
+        backbone = BackboneConfig(
+            name=described["architecture"],
+            image_size=_pair(arguments.get("img_size", size)),
+            patch_size=None if arguments.get("patch_size") is None else _pair(arguments["patch_size"]),
+            channels=arguments.get("in_chans", channels),
+            arguments=tuple(others.values()),
+            **sizes,
+        )
+        if norm is not None and not is_plain(backbone):  # of a plain one it follows from what is pooled
+            backbone = replace(backbone, arguments=(*backbone.arguments, norm))
+        normalization = Normalization(tuple(prepared["mean"]), tuple(prepared["std"]))
+        preparation = Preparation(
+            prepared.get("interpolation", "bicubic"),
+            prepared.get("crop_pct") or 0.875,
+            prepared.get("crop_mode") or "center",
+        )
+        classes = described.get("num_classes", prepared.get("num_classes"))
+        pool = _POOLS.get(str(arguments.get("global_pool", described.get("global_pool"))), "own")
+        return ModelSource(
+            name,
+            path,
+            complete(backbone),
+            normalization,
+            preparation,
+            classes=classes,
+            class_names=_names(described.get("label_names", prepared.get("label_names")), classes),
+            pool=pool,
+            is_ours=written_by_sherd(described),
+            is_folder=True,
+        )
+    except KeyError as error:
+        raise ValueError(
+            f"{said}: {path / 'config.json'} has no {error}, which timm writes into every model folder; write it again "
+            "with timm.models.save_for_hf, or give a folder that pretrain/mae.py or finetune/classify.py has written"
+        ) from error
+
+
+def _names(found: Any, classes: int) -> tuple[str, ...] | None:
+    """Names of all classes in order, from timm's list or its numbered dict; None where some lack one."""
+    if isinstance(found, Mapping):
+        found = [found.get(str(number)) for number in range(classes)]
+    return tuple(found) if found and None not in found and len(found) == classes else None
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
+
+
+def at_size(
+    source: ModelSource, image_size: tuple[int, int] | None, patch_size: tuple[int, int] | None
+) -> BackboneConfig:
+    """The source's backbone at other sizes, where they are given."""
+    own = source.backbone
+    return replace(own, image_size=image_size or own.image_size, patch_size=patch_size or own.patch_size)
