@@ -1,4 +1,4 @@
-"""What can be read off features: classes of the nearest neighbours, and those that a hyperplane separates."""
+"""Logistic regression on features in memory, its strength chosen by training images."""
 
 import warnings
 from typing import Any
@@ -11,44 +11,11 @@ from sklearn.preprocessing import StandardScaler
 
 from data_pipeline.order import Integers
 from data_pipeline.randomness import Purpose, hash_array, key
-from finetune.frozen_features import Features
-from finetune.probe_config import LogisticConfig, LogisticProbeConfig
+from finetune.extraction import Features
+from finetune.feature_probe_config import LogisticConfig
 from launch.console import Console
-from pretrain.health import knn_predict
-from pretrain.mae_config import KnnConfig
 
 _FIFTH = 5
-
-
-def probe_features(
-    train: Features, held_out: Features, config: LogisticProbeConfig, console: Console
-) -> dict[str, Any]:
-    """k-NN and logistic regression on features in memory: {"knn": ..., "linear": ...}, as in probe.json; says both.
-
-    Raises:
-        ValueError: too few training images or classes.
-    """
-    return {
-        "knn": probe_neighbours(train, held_out, config.knn, console),
-        "linear": probe_linearly(train, held_out, config.logistic, console, seed=config.seed),
-    }
-
-
-def probe_neighbours(train: Features, held_out: Features, config: KnnConfig, console: Console) -> dict[str, Any]:
-    """Share of the held-out images that their nearest training images name rightly, and what that was measured with."""
-    values, labels = (tensor[: config.most_train] for tensor in train)
-    queries, expected = (tensor[: config.most_held_out] for tensor in held_out)
-    predictions = knn_predict(values, labels, queries, neighbours=config.neighbours, temperature=config.temperature)
-    top1 = (predictions == expected).double().mean().item()
-    some = f", {len(labels):,} of {len(train.labels):,} training images" if len(labels) < len(train.labels) else ""
-    console.say(f"k-NN {100 * top1:.1f} % (k = {config.neighbours}{some})")
-    return {
-        "neighbours": config.neighbours,
-        "temperature": config.temperature,
-        "train_images": len(labels),
-        "held_out_images": len(expected),
-        "top1": top1,
-    }
 
 
 def probe_linearly(

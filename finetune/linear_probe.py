@@ -1,12 +1,11 @@
 """A linear layer on frozen features, trained by LARS on random crops, as He et al. 2022 (arXiv:2111.06377) probe."""
 
-import hashlib
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from data_pipeline.augment import CenterCrop, RandomResizedCrop
+from data_pipeline.augment import RandomResizedCrop, View
 from data_pipeline.manifest import NO_LABEL, Manifest
 from data_pipeline.order import Plan, lanes_for
 from data_pipeline.randomness import Purpose, key
@@ -19,7 +18,6 @@ from finetune.linear_layer import LinearLayer, create_lars
 from finetune.probe_config import LarsProbeConfig
 from launch.strict_json import read_json
 from pretrain.loop import fit
-from pretrain.model_folder import WEIGHTS, ModelFolder
 from pretrain.optimizer import schedule
 from pretrain.saver import Keeping
 from pretrain.session import Session, bit_equality_depends_on, find_start
@@ -27,9 +25,11 @@ from pretrain.training import Objective, Options, Pace, Training
 
 
 def train_linear_probe(
-    config: LarsProbeConfig, own: Session, manifest: Manifest, encoder: FrozenEncoder, workers: int
+    config: LarsProbeConfig, own: Session, manifest: Manifest, encoder: FrozenEncoder, *, view: View, workers: int
 ) -> dict[str, Any] | None:
     """Train, or go on, to the end: on rank 0 what probe.json says of it, elsewhere {}; None where it was stopped.
+
+    `view` is how the held-out images are shown.
 
     Raises:
         ValueError: no labels, a batch that the processes cannot share, or a checkpoint that does not fit.
@@ -55,7 +55,7 @@ def train_linear_probe(
         cache=config.cache,
         device=world.device,
     )
-    promise = {**bit_equality_depends_on(world), "encoder": _hash(encoder.source)}
+    promise = {**bit_equality_depends_on(world), "encoder": encoder.source.sha256}
     training = Training(world, model, create_lars(model, config.optimizer), stream, run, console, promise)
     pace = Pace(
         accumulate=1,
@@ -84,7 +84,6 @@ def train_linear_probe(
         return nn.functional.cross_entropy(logits, labels, ignore_index=NO_LABEL, reduction="none"), {}
 
     def evaluate(step: int, _: float) -> dict[str, float]:
-        view = CenterCrop(encoder.size, config.evaluation_crop)
         accuracy = evaluate_split(
             lambda images: model.predict(encoder(images)),
             Part(manifest, config.held_out),
@@ -125,8 +124,3 @@ def train_linear_probe(
         "held_out_images": evaluated["images"],
         "top1": evaluated["top1"],
     }
-
-
-def _hash(source: ModelFolder) -> str:
-    with (source.path / WEIGHTS).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

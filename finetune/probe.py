@@ -1,4 +1,4 @@
-"""Measure what frozen features know: k nearest neighbours and a linear probe, against a split with labels.
+"""Measure what frozen features know: k nearest neighbours, linear layers, few images a class, on a split with labels.
 
 python finetune/probe.py RECIPE --data DATASET --init RUN --out PROBE, or the same under `accelerate launch`. The result
 is PROBE/probe.json. The same command goes on with a run that was interrupted.

@@ -3,15 +3,16 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from finetune.feature_probe_config import FewShotConfig, LogisticConfig, NeighboursConfig, SweepConfig
 from launch.settings import REQUIRED
 from pretrain.config import OptimizerConfig
-from pretrain.mae_config import KnnConfig
 
 MAY_CHANGE_ON_RESUME = frozenset(
     {
         "data",  # the path; the fingerprint of what lies there may not
         "out",
         "knn",
+        "feature_cache",
         "workers",
         "cache",
         "log_every",
@@ -21,26 +22,6 @@ MAY_CHANGE_ON_RESUME = frozenset(
         "deterministic",
     }
 )
-
-
-@dataclass(frozen=True)
-class LogisticConfig:
-    """Logistic regression on standardised features, for datasets whose features fit in memory.
-
-    Raises:
-        ValueError: no strengths, or a number that is not positive.
-    """
-
-    strengths: tuple[float, ...] = (0.001, 0.01, 0.1, 1.0, 10.0)
-    """C, the inverse of the penalty on weights: tried on a held-out fifth of the training images, the best is kept."""
-    iterations: int = 1000
-    """L-BFGS stops after so many; where it had not converged the result says so."""
-
-    def __post_init__(self) -> None:
-        if not self.strengths or min(self.strengths) <= 0:
-            raise ValueError(f"--logistic.strengths expects positive numbers, got {_spaced(self.strengths) or 'none'}")
-        if self.iterations <= 0:
-            raise ValueError(f"--logistic.iterations expects a positive number, got {self.iterations}")
 
 
 @dataclass(frozen=True)
@@ -80,7 +61,7 @@ class LarsConfig:
 
 @dataclass(frozen=True)
 class ProbeConfig:
-    """What both probes share: k nearest neighbours, and which features of which images.
+    """What all probes share: k nearest neighbours, and which features of which images.
 
     Raises:
         ValueError: a number outside its range, or one split for both training and testing.
@@ -89,14 +70,20 @@ class ProbeConfig:
     data: str = REQUIRED
     """Dataset folder that data_pipeline/shard.py wrote, with labels."""
     init: str = REQUIRED
-    """Run folder of pretrain/mae.py or finetune/classify.py, or a model folder. Its weights stay as they are."""
+    """Run folder of pretrain/mae.py or finetune/classify.py, or the folder of any timm model. Its weights stay as they
+    are."""
     out: str = REQUIRED
     """Folder for probe.json; the same command continues what it holds."""
-    features: Literal["mean", "token"] = "mean"
-    """The mean of the patch tokens, or the class token, after the encoder's final norm."""
-    knn: KnnConfig = field(default_factory=KnnConfig)
-    evaluation_crop: float = 1.0
-    """Share of the shorter side that the centre crop shows of images that are not trained on: .875 is 224 of 256."""
+    features: Literal["auto", "mean", "token", "pooled"] = "auto"
+    """Of a vision transformer the mean of its patch tokens or its class token, after the final norm; of any model what
+    its own head sees. auto: the mean for encoders of pretrain/mae.py, pooled for all others."""
+    knn: NeighboursConfig = field(default_factory=NeighboursConfig)
+    evaluation_crop: float | None = None
+    """Share of the shorter side that the centre crop shows of images that are not trained on: .875 is 224 of 256. None:
+    as the model's config.json says, and of models that sherd has not written by timm's own preparation."""
+    feature_cache: str = "auto"
+    """Local folder where features stay for other probes of the same model and images; none: nowhere. auto: the folder
+    .feature-cache beside that of --out."""
     seed: int = 0
     """Of all that is drawn."""
     split: str = "train"
@@ -111,7 +98,9 @@ class ProbeConfig:
     """On a GPU: only operations that give the same bits each time, as CPUs do; slower."""
 
     def __post_init__(self) -> None:
-        self._check("evaluation_crop", 0 < self.evaluation_crop <= 1, "a share above 0, at most 1")
+        crop = self.evaluation_crop
+        self._check("evaluation_crop", crop is None or 0 < crop <= 1, "a share above 0, at most 1, or None")
+        self._check("feature_cache", "://" not in self.feature_cache, "a local folder, auto or none")
         self._check("seed", self.seed >= 0, "zero or more")
         self._check("workers", self.workers is None or self.workers >= 0, "zero or more")
         self._check("held_out", self.held_out != self.split, "another split than --split")
@@ -124,16 +113,26 @@ class ProbeConfig:
 
 @dataclass(frozen=True)
 class LogisticProbeConfig(ProbeConfig):
-    """k-NN and logistic regression, in one pass over the images, without augmentation."""
+    """k-NN, logistic regression and few images a class, in one pass over the images, without augmentation."""
 
     logistic: LogisticConfig = field(default_factory=LogisticConfig)
+    few_shot: FewShotConfig = field(default_factory=FewShotConfig)
+
+
+@dataclass(frozen=True)
+class SweepProbeConfig(ProbeConfig):
+    """k-NN, and linear layers of many learning rates on several features, as Oquab et al. 2023 (arXiv:2304.07193)
+    measure, but in one pass over the images, without augmentation.
+    """
+
+    sweep: SweepConfig = field(default_factory=SweepConfig)
 
 
 @dataclass(frozen=True)
 class LarsProbeConfig(ProbeConfig):
     """k-NN, and a linear layer trained by LARS on random crops, as He et al. 2022 (arXiv:2111.06377) measure."""
 
-    features: Literal["mean", "token"] = "token"
+    features: Literal["auto", "mean", "token", "pooled"] = "token"
     optimizer: LarsConfig = field(default_factory=LarsConfig)
     epochs: float = 90.0
     """Passes over the data."""
@@ -170,7 +169,3 @@ class LarsProbeConfig(ProbeConfig):
         low, high = self.crop_scale
         self._check("crop_scale", 0 < low <= high <= 1, "two shares of the area, the smaller first, such as 0.08 1")
         self.optimizer.schedule.check_epochs(self.epochs)
-
-
-def _spaced(numbers: tuple[float, ...]) -> str:
-    return " ".join(map(str, numbers))

@@ -5,15 +5,13 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional
 
 from data_pipeline.augment import View
 from data_pipeline.chunks import chunks
 from data_pipeline.order import Integers
 from data_pipeline.rows import Part
+from pretrain.nearest import nearest, vote
 from pretrain.world import World
-
-_QUERIES = 1024
 
 
 def extract(
@@ -47,18 +45,11 @@ def knn_predict(
     neighbours: int,
     temperature: float,
 ) -> Int[Tensor, " q"]:
-    """The class with the most votes among the k nearest by cosine similarity.
+    """The class with the most votes among the k nearest by cosine similarity, on the CPU.
 
     A neighbour's vote weighs exp(similarity / temperature) (Wu et al. 2018, arXiv:1805.01978, section 3.4). Fewer
     training images than k all vote.
     """
-    train = functional.normalize(train, dim=1)
-    classes = int(train_labels.max()) + 1
-    predictions = []
-    for some in queries.split(_QUERIES):
-        similarity = functional.normalize(some, dim=1) @ train.T  # (q, d) x (d, n) -> (q, n)
-        nearest, index = similarity.topk(min(neighbours, len(train)), dim=1)
-        weights = ((nearest - nearest[:, :1]) / temperature).exp()  # relative to the nearest: no overflow
-        votes = torch.zeros(len(some), classes).scatter_add_(1, train_labels[index], weights)
-        predictions.append(votes.argmax(dim=1))
-    return torch.cat(predictions)
+    found = nearest(train, queries, neighbours)
+    count = found.number.shape[1]
+    return vote(found.similarity, train_labels.cpu()[found.number], [count], temperature=temperature)[count]

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+import timm
+from timm.models import save_for_hf
 
 if TYPE_CHECKING:
     from tests.end_to_end import runs as Runs
@@ -78,22 +80,62 @@ def scene(runs: "Runs", digits: Path, undisturbed: Path, tmp_path_factory: pytes
 def one_pass_on_one_process_and_on_two(runs: "Runs", scene: Scene, folder: Path) -> None:
     alone, two = folder / "alone", folder / "two"
     said = finish(runs, scene, alone, "small").out
-    finish(runs, scene, two, "small", processes=2)
+    finish(runs, scene, two, "small", "--feature-cache", "none", processes=2)
     assert (alone / "probe.json").read_bytes() == (two / "probe.json").read_bytes()
     found = result(alone)
     assert found["model"] == str(scene.encoder / "encoder")
     assert (found["data"], found["split"], found["held_out"]) == (str(scene.data), "train", "test")
     assert (found["train_images"], found["held_out_images"]) == (1437, 360)
-    assert found["features"] == "mean of patch tokens"
+    assert (found["features"], found["view"]) == ("mean of patch tokens", "CenterCrop(size=(8, 8), fraction=1.0)")
     assert found["linear"]["method"] == "logistic regression"
     assert found["knn"]["top1"] > 0.3
+    assert [row["neighbours"] for row in found["knn"]["sweep"]] == [1, 5, 10, 20, 50, 100, 200]
     assert found["linear"]["top1"] > 0.5
+    few = {row["shots"]: row["mean"] for row in found["few_shot"]["results"]}
+    assert few.keys() == {1, 2, 5, 10}
+    assert few[1] < few[10] < found["linear"]["top1"]
     assert "image_size: 8 x 8 (from checkpoint)\n" in said
     assert f"\nk-NN {100 * found['knn']['top1']:.1f} % (k = 20)\n" in said
     strength = found["linear"]["C"]
     assert f"\nlinear {100 * found['linear']['top1']:.1f} % (logistic regression, C = {strength:g})\n" in said
-    finish(runs, scene, alone, "small", log="-again")
-    assert result(alone) == found
+    assert f"\nfew-shot by images a class: 1 {100 * few[1]:.1f} ± " in said
+    # Once more, now without any image: the features are there.
+    shutil.copytree(scene.data, folder / "data", ignore=shutil.ignore_patterns("*.tar"))
+    said = finish(runs, scene._replace(data=folder / "data"), alone, "small", log="-again").out
+    assert f"\nfeatures of test: those of 360 images are in {folder / '.feature-cache'}" in said
+    assert result(alone) == {**found, "data": str(folder / "data")}
+
+
+def sweep_on_one_process_and_on_two(runs: "Runs", scene: Scene, folder: Path) -> None:
+    alone, two = folder / "alone", folder / "two"
+    words = ("digits-sweep", "--sweep.iterations", 60, "--sweep.blocks", 1, 2, "--features", "token")
+    said = finish(runs, scene, alone, *words).out
+    finish(runs, scene, two, *words, "--feature-cache", "none", processes=2)
+    assert (alone / "probe.json").read_bytes() == (two / "probe.json").read_bytes()
+    found = result(alone)
+    assert found["features"] == "class token"
+    linear = found["linear"]
+    assert (linear["method"], linear["steps"], linear["batch_size"]) == ("SGD sweep", 60, 256)
+    assert len(linear["sweep"]) == 2 * 2 * 13
+    assert linear["top1"] > 0.25
+    assert f"\nlinear {100 * linear['top1']:.1f} % (SGD, {linear['features']}, base_lr = " in said
+    assert runs.read_exit(alone)["step"] == 60
+
+
+def lars_on_a_model_of_timm(runs: "Runs", scene: Scene, folder: Path) -> None:
+    stock = folder / "stock"
+    model = timm.create_model("test_resnet", num_classes=5, pretrained_cfg_overlay={"input_size": (3, 32, 32)})
+    save_for_hf(model, str(stock), safe_serialization=True)
+    words = ("--epochs", 2, "--optimizer.warmup-epochs", 1, "--batch-size", 256, "--knn.most-train", 300)
+    asked = scene._replace(encoder=stock)
+    message = f"--features token: {stock} is a ResNet, which has no class token of a plain vision transformer; give "
+    assert refuse(runs, start(runs, asked, folder / "p", "digits-lars"), message).count("\n") == 1
+    said = finish(runs, asked, folder / "probe", "digits-lars", "--features", "pooled", *words).out
+    found = result(folder / "probe")
+    assert (found["features"], found["model"], found["image_size"]) == ("pooled features", str(stock), [32, 32])
+    assert found["view"].startswith("StockView(size=(32, 32), interpolation='bilinear', crop_fraction=0.95, ")
+    assert (found["linear"]["method"], found["knn"]["train_images"]) == ("LARS", 300)
+    assert f"features of {stock}, its head left out: pooled features, 96 numbers an image\n" in said
 
 
 def lars_killed_and_resumed(runs: "Runs", scene: Scene, folder: Path) -> None:
@@ -190,6 +232,8 @@ CASES: list[Case] = [
     lars_on_two_processes,
     lars_killed_and_resumed,
     one_pass_on_one_process_and_on_two,
+    sweep_on_one_process_and_on_two,
+    lars_on_a_model_of_timm,
     lars_stopped_by_a_file,
     no_labels,
     no_held_out_split,

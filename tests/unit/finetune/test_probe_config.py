@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 
+from finetune.feature_probe_config import FewShotConfig, LogisticConfig, NeighboursConfig, SweepConfig
 from finetune.probe_config import (
     MAY_CHANGE_ON_RESUME,
     LarsConfig,
     LarsProbeConfig,
-    LogisticConfig,
     LogisticProbeConfig,
     ProbeConfig,
+    SweepProbeConfig,
 )
 from finetune.probe_recipes import RECIPES
 from launch.settings import parse
@@ -48,12 +49,28 @@ def test_imagenet_recipes_hold_the_released_numbers(name: str, epochs: int):
         (
             LogisticProbeConfig,
             {"evaluation_crop": 0.0},
-            r"--evaluation-crop expects a share above 0, at most 1, got 0.0",
+            r"--evaluation-crop expects a share above 0, at most 1, or None, got 0.0",
+        ),
+        (
+            LogisticProbeConfig,
+            {"feature_cache": "s3://b/f"},
+            r"--feature-cache expects a local folder, auto or none, got",
         ),
         (LogisticProbeConfig, {"held_out": "train"}, r"--held-out expects another split than --split, got train"),
         (LogisticProbeConfig, {"workers": -1}, r"--workers expects zero or more, got -1"),
         (LogisticConfig, {"strengths": ()}, r"--logistic\.strengths expects positive numbers, got none"),
         (LogisticConfig, {"strengths": (1.0, -1.0)}, r"--logistic\.strengths expects positive numbers, got 1\.0 -1\.0"),
+        (NeighboursConfig, {"neighbours": 0}, r"--knn\.neighbours expects a positive number, got 0"),
+        (NeighboursConfig, {"most_train": 0}, r"--knn\.most-train expects a positive number, got 0"),
+        (NeighboursConfig, {"sweep": (5, 0)}, r"--knn\.sweep expects positive numbers, got 5 0"),
+        (FewShotConfig, {"shots": (0, 1)}, r"--few-shot\.shots expects positive numbers, got 0 1"),
+        (FewShotConfig, {"draws": 0}, r"--few-shot\.draws expects a positive number, got 0"),
+        (FewShotConfig, {"strength": -1.0}, r"--few-shot\.strength expects a positive number, got -1\.0"),
+        (SweepConfig, {"base_lrs": ()}, r"--sweep\.base-lrs expects positive numbers, got none"),
+        (SweepConfig, {"blocks": (0,)}, r"--sweep\.blocks expects positive numbers, got 0"),
+        (SweepConfig, {"batch_size": 0}, r"--sweep\.batch-size expects a positive number, got 0"),
+        (SweepConfig, {"momentum": 1.0}, r"--sweep\.momentum expects a number from 0 to below 1, got 1\.0"),
+        (SweepConfig, {"head_std": -1.0}, r"--sweep\.head-std expects zero or more, got -1\.0"),
         (LogisticConfig, {"iterations": 0}, r"--logistic\.iterations expects a positive number, got 0"),
         (LarsConfig, {"base_lr": 0.0}, r"--optimizer\.base-lr expects a positive number, got 0\.0"),
         (LarsConfig, {"momentum": 1.0}, r"--optimizer\.momentum expects a number from 0 to below 1, got 1\.0"),
@@ -77,6 +94,9 @@ def test_a_recipe_has_the_options_of_its_own_probe_alone(capsys: pytest.CaptureF
     _, config = parse("Probe.", RECIPES, ["small", *where, "--logistic.strengths", "0.5", "2"])
     assert isinstance(config, LogisticProbeConfig)
     assert config.logistic.strengths == (0.5, 2.0)
+    _, config = parse("Probe.", RECIPES, ["small", *where, "--few-shot.shots"])
+    assert isinstance(config, LogisticProbeConfig)
+    assert config.few_shot.shots == ()
     _, config = parse("Probe.", RECIPES, ["digits-lars", *where, "--optimizer.base-lr", "3"])
     assert isinstance(config, LarsProbeConfig)
     assert config.optimizer.base_lr == 3
@@ -88,3 +108,17 @@ def test_a_recipe_has_the_options_of_its_own_probe_alone(capsys: pytest.CaptureF
 def test_fields_that_may_change_on_resume_exist():
     assert set(to_json(LarsProbeConfig(data="d", init="i", out="r"))) >= MAY_CHANGE_ON_RESUME
     assert ProbeConfig().knn.neighbours == 20
+
+
+def test_the_sweep_holds_the_numbers_of_the_released_evaluation():
+    config = RECIPES["sweep"].config
+    assert isinstance(config, SweepProbeConfig)
+    sweep = config.sweep
+    assert list(sweep.base_lrs) == [float(f"{digit}e-{power}") for power in (5, 4, 3, 2) for digit in (1, 2, 5)] + [0.1]
+    assert (sweep.blocks, sweep.iterations, sweep.batch_size) == ((1, 4), 10 * 1250, 8 * 128)
+    assert (sweep.momentum, sweep.head_std) == (0.9, 0.01)
+
+
+def test_few_shot_holds_the_numbers_of_the_released_evaluation():
+    assert FewShotConfig().strength == 1 / 0.00025
+    assert FewShotConfig(shots=()).shots == ()

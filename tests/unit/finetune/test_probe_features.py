@@ -1,21 +1,19 @@
-"""k-NN and logistic regression on features in memory: what they say, and what may not move them."""
+"""Logistic regression on features in memory: what it says, and what may not move it."""
 
 import io
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from finetune.feature_probes import fifth, probe_features, probe_linearly, probe_neighbours
-from finetune.frozen_features import Features
-from finetune.probe_config import LogisticConfig, LogisticProbeConfig
+from finetune.extraction import Features
+from finetune.feature_probe_config import LogisticConfig
+from finetune.feature_probes import fifth, probe_linearly
 from launch.console import Console
-from pretrain.mae_config import KnnConfig
 
-CONFIG = LogisticProbeConfig()
+CONFIG = LogisticConfig()
 
 
 def clouds(count: int, seed: int, *, classes: int = 4, spread: float = 0.5) -> Features:
@@ -36,21 +34,16 @@ def heard() -> tuple[Console, Callable[[], list[str]]]:
     return Console(stream=stream), lambda: stream.getvalue().splitlines()
 
 
-def test_both_probes_measure_and_say_so(heard: tuple[Console, Callable[[], list[str]]]):
+def test_it_measures_and_says_so(heard: tuple[Console, Callable[[], list[str]]]):
     console, lines = heard
-    train, held_out = clouds(200, 0), clouds(100, 1)
-    results = probe_features(train, held_out, CONFIG, console)
-    knn, linear = results["knn"], results["linear"]
-    assert knn.keys() == {"neighbours", "temperature", "train_images", "held_out_images", "top1"}
-    assert (knn["neighbours"], knn["temperature"]) == (20, 0.07)
+    linear = probe_linearly(clouds(200, 0), clouds(100, 1), CONFIG, console, seed=0)
     assert (linear["train_images"], linear["held_out_images"]) == (200, 100)
     assert linear["method"] == "logistic regression"
     assert linear["top1"] > 0.7
     assert linear["converged"]
-    assert [row["C"] for row in linear["sweep"]] == list(CONFIG.logistic.strengths)
-    assert lines()[0] == f"k-NN {100 * knn['top1']:.1f} % (k = 20)"
+    assert [row["C"] for row in linear["sweep"]] == list(CONFIG.strengths)
     assert lines()[-1] == f"linear {100 * linear['top1']:.1f} % (logistic regression, C = {linear['C']:g})"
-    assert "logistic regression 6/6" in lines()[1]
+    assert "logistic regression 6/6" in lines()[0]
 
 
 def test_the_regression_is_scikit_learns_on_standardised_features(heard: tuple[Console, Callable[[], list[str]]]):
@@ -98,23 +91,8 @@ def test_a_regression_that_has_not_converged_says_so(heard: tuple[Console, Calla
 def test_classes_that_training_lacks_are_wrong_and_no_error(heard: tuple[Console, Callable[[], list[str]]]):
     train, held_out = clouds(200, 8, spread=0.1), clouds(40, 9, spread=0.1)
     strange = Features(held_out.values, held_out.labels.where(held_out.labels != 1, 17))
-    expected = (held_out.labels != 1).double().mean().item()
-    results = probe_features(train, strange, CONFIG, heard[0])
-    assert results["linear"]["top1"] == expected
-    unlimited = Features(torch.nn.functional.normalize(train.values[:, 1:5]), train.labels)
-    asked = Features(torch.nn.functional.normalize(strange.values[:, 1:5]), strange.labels)
-    assert probe_neighbours(unlimited, asked, KnnConfig(), heard[0])["top1"] == expected
-
-
-def test_limits_of_neighbours_are_kept_and_said(heard: tuple[Console, Callable[[], list[str]]]):
-    console, lines = heard
-    train, held_out = clouds(90, 10), clouds(50, 11)
-    limited = KnnConfig(neighbours=5, most_train=60, most_held_out=20)
-    result = probe_neighbours(train, held_out, limited, console)
-    assert (result["train_images"], result["held_out_images"]) == (60, 20)
-    assert lines()[-1].endswith("% (k = 5, 60 of 90 training images)")
-    cut = [Features(some.values[:count], some.labels[:count]) for some, count in ((train, 60), (held_out, 20))]
-    assert probe_neighbours(cut[0], cut[1], replace(limited, most_train=1000), console) == result
+    result = probe_linearly(train, strange, CONFIG, heard[0], seed=0)
+    assert result["top1"] == (held_out.labels != 1).double().mean().item()
 
 
 @pytest.mark.parametrize("count", [1, 5])
