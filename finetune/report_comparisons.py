@@ -1,48 +1,14 @@
-"""What a report shows of probe.json and benchmark.json."""
+"""What a report shows of benchmark.json."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
-from finetune.report_accuracy import with_error
-from finetune.report_blocks import NOTHING, Block, Caption, Note, Plot, Properties, Table, shown
+from finetune.report_blocks import NOTHING, Block, Caption, Note, Plot, Table, shown
 from finetune.report_facts import gather_facts
 from finetune.report_figures import accuracy_by_labels
-from finetune.report_folders import BENCHMARK, PROBE, Folder, read_known, sub_runs
+from finetune.report_folders import BENCHMARK, Folder, read_known, sub_runs
 from finetune.report_training import flat_rows
-from launch.strict_json import read_json
-
-
-@dataclass(frozen=True)
-class KnnResult:
-    """k-NN by frozen features."""
-
-    neighbours: int
-    top1: float
-    held_out_images: int | None = None
-
-
-@dataclass(frozen=True)
-class LinearResult:
-    """A linear classifier on frozen features."""
-
-    method: str
-    top1: float
-
-
-@dataclass(frozen=True)
-class ProbeFile:
-    """What finetune/probe.py writes; accuracies are shares of `held_out_images`."""
-
-    model: str
-    data: str
-    split: str
-    held_out: str
-    train_images: int
-    held_out_images: int
-    features: str
-    knn: KnnResult
-    linear: LinearResult
 
 
 @dataclass(frozen=True)
@@ -77,35 +43,10 @@ class BenchmarkFile:
     rows: tuple[BenchmarkRow, ...]
 
 
-def read_probe(folder: Folder) -> ProbeFile:
-    """probe.json. Raises ValueError where it is damaged."""
-    return read_known(ProbeFile, folder.path / PROBE)
-
-
 def best_pretrained(folder: Folder) -> float | None:
     """The largest mean over seeds that pre-training reached. Raises ValueError where benchmark.json is damaged."""
     rows = read_known(BenchmarkFile, folder.path / BENCHMARK).rows
     return max((mean(seeds) for row in rows if (seeds := _seeds(row.pretrained))), default=None)
-
-
-def probe_blocks(folder: Folder, _: str) -> list[Block]:
-    """The accuracies of frozen features, and how they were measured."""
-    found = read_probe(folder)
-    source = f"{folder.name}/{PROBE}"
-    values = {
-        f"k-NN, {found.knn.neighbours} neighbours": with_error(
-            found.knn.top1, found.knn.held_out_images or found.held_out_images
-        ),
-        f"linear, {found.linear.method}": with_error(found.linear.top1, found.held_out_images),
-        "images": f"{found.held_out_images:,}",
-    }
-    text = (
-        f"Top-1 accuracy of frozen features ({found.features}) of {found.model}: fitted on {found.train_images:,} "
-        f"images of the split “{found.split}”, measured on {found.held_out_images:,} of “{found.held_out}” of "
-        f"{found.data}; ± is the standard error that so many images allow."
-    )
-    table = Table(tuple(values), (tuple(values.values()),), frozenset(), Caption(text, (source,)))
-    return [table, Properties("Everything in probe.json", flat_rows(read_json(folder.path / PROBE)), source)]
 
 
 def benchmark_blocks(folder: Folder, anchor: str) -> list[Block]:

@@ -8,8 +8,9 @@ import pytest
 
 from finetune.report_accuracy import accuracy_blocks, with_error
 from finetune.report_blocks import NOTHING, Bars, Matrix, Note, Plot, Properties, Table
-from finetune.report_comparisons import benchmark_blocks, best_pretrained, probe_blocks, sub_run_blocks
+from finetune.report_comparisons import benchmark_blocks, best_pretrained, sub_run_blocks
 from finetune.report_folders import Folder, read_folder
+from finetune.report_probe import probe_blocks
 
 
 def _folder(path: Path, **files: Any) -> Folder:
@@ -180,3 +181,16 @@ def test_a_probe(tmp_path: Path):
     assert cells["linear, logistic regression"].endswith("3.00%")
     assert isinstance(everything, Properties)
     assert ("knn.temperature", "0.07") in everything.rows
+
+
+def test_a_probe_of_several_k_and_few_images(tmp_path: Path):
+    knn = {"neighbours": 20, "top1": 0.5, "sweep": [{"neighbours": 1, "top1": 0.25}, {"neighbours": 20, "top1": 0.5}]}
+    rows = [{"shots": 1, "mean": 0.3, "deviation": 0.0123}, {"shots": 2, "mean": 0.4, "deviation": None}]
+    sizes = {"split": "train", "held_out": "test", "train_images": 400, "held_out_images": 100}
+    found = {"model": "m", "data": "d", **sizes, "features": "f", "linear": {"method": "SGD sweep", "top1": 0.9}}
+    probe = {**found, "knn": knn, "few_shot": {"draws": 5, "results": rows}}
+    _, few, neighbours, _ = probe_blocks(_folder(tmp_path, probe=probe), "a")
+    assert isinstance(few, Table)
+    assert few.rows == (("1", "30.00% ± 1.23"), ("2", "40.00%"))
+    assert isinstance(neighbours, Table)
+    assert neighbours.rows == (("1", "25.00%"), ("20", "50.00%"))
