@@ -1,5 +1,6 @@
 """A fine-tuning run: from a resolved start to model folders and their exact accuracy."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from finetune.classification_objective import Supervision
 from finetune.classifier import build_classifier, resolve
 from finetune.classify_config import MAY_CHANGE_ON_RESUME, ClassifyConfig
 from finetune.conclusion import conclude
-from finetune.examiner import Examiner
+from finetune.examiner import Examined, Examiner
 from finetune.group_table import group_table
 from finetune.model_source import ModelSource
 from finetune.task import Task, read_task
@@ -91,8 +92,13 @@ def classify(recipe: str, config: ClassifyConfig, world: World, console: Console
         examiner = Examiner(config, task, normalization, own, workers)
         metric = "top1" if task.sets is None else "mean_average_precision"
 
+        known: dict[int, Examined] = {}
+
         def evaluate(step: int, _: float) -> dict[str, float]:
             found = examiner.examine(model, task.watched)
+            if task.watched.is_held_out:
+                known.clear()  # only the last is of use
+                known[step] = found
             part, told = task.watched.part.split, found.summary()
             if task.watched.is_held_out and world.rank == 0:
                 written = {"step": step, "split": part, "model": "last", **found.to_json(task.classes)}
@@ -116,7 +122,8 @@ def classify(recipe: str, config: ClassifyConfig, world: World, console: Console
         stream.close()
         result: dict[str, Any] = {}
         if ending.status == "done":
-            result = conclude(training, ending, examiner, lambda: _blank(config, len(task.classes)))
+            blank, last = partial(_blank, config, len(task.classes)), known.get(ending.step)
+            result = conclude(training, ending, examiner, blank, known=last)
         own.close(ending.status, ending.step, stopped_early=ending.stopped_early)
         training.stop_tracking()
         return result

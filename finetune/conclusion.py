@@ -4,17 +4,16 @@ import hashlib
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from finetune.accuracy import Accuracy
 from finetune.architectures import is_plain, keywords
-from finetune.evaluation_files import evaluation_files
-from finetune.examiner import Examiner
+from finetune.evaluation_files import Which, evaluation_files
+from finetune.examiner import Examined, Examiner
 from finetune.intervals import Bootstrap
-from finetune.multi_label_accuracy import MultiLabelAccuracy
 from finetune.prediction_file import write_predictions
 from launch.strict_json import read_json
 from pretrain.best_checkpoint import find_best
@@ -36,21 +35,24 @@ def save_classifier(folder: Path, model: nn.Module, examiner: Examiner) -> None:
     save_folder(folder, model, keywords(encoder, config.pool), prepared, class_names=names, guard=guard)
 
 
-def conclude(training: Training, ending: Ending, examiner: Examiner, build: Callable[[], nn.Module]) -> dict[str, Any]:
+def conclude(
+    training: Training, ending: Ending, examiner: Examiner, build: Callable[[], nn.Module], *, known: Examined | None
+) -> dict[str, Any]:
     """Export and evaluate what training has come to, and the best of its evaluations where that was an earlier one.
 
-    Every process must call it; `build` makes a model like the trained one. Returns what evaluation.json holds.
+    Every process must call it; `build` makes a model like the trained one, `known` is the evaluation of the held-out
+    images at the last step, if there was one. Returns what evaluation.json holds.
     """
     run, say, model = examiner.own.run, examiner.own.console.say, training.model
     model.eval()
     with nullcontext() if training.average is None else training.average.in_place(model):
-        last = _finish(model, run.model, "last", ending.step, examiner)
+        last = _finish(model, run.model, ("last", ending.step), examiner, known)
     best = find_best(run.checkpoints)
     if best is not None and best.step < ending.step:
         twin = build()
         load_weights(best, twin, averaged=best.has_average)
         twin = twin.to(examiner.own.world.device).eval()
-        found = _finish(twin, run.best, "best", best.step, examiner)
+        found = _finish(twin, run.best, ("best", best.step), examiner, None)
         say(
             f"best: step {best.step:,}, {_headline(found)}, in {run.best}"
             + (
@@ -64,9 +66,10 @@ def conclude(training: Training, ending: Ending, examiner: Examiner, build: Call
 
 
 def _finish(
-    model: nn.Module, folder: Path, which: Literal["last", "best"], step: int, examiner: Examiner
+    model: nn.Module, folder: Path, what: tuple[Which, int], examiner: Examiner, known: Examined | None
 ) -> dict[str, Any]:
-    """Export the model, and examine it unless that has been done."""
+    """Export the model of a step, and examine it unless that has been done."""
+    which, step = what
     own, task = examiner.own, examiner.task
     is_first = own.world.rank == 0
     written, predictions = evaluation_files(own.run.path, which)
@@ -75,7 +78,7 @@ def _finish(
     has_files = written.is_file() and (task.sets is not None or predictions.is_file())
     is_done = is_first and has_files and _is_final(read_json(written), step)
     if not own.world.any(is_done):
-        found = examiner.examine(model, task.held_out)
+        found = examiner.examine(model, task.held_out) if known is None else known
         if is_first:
             _write(found, folder, which, step, examiner)
     return read_json(written) if is_first else {}
@@ -87,9 +90,9 @@ def _is_final(evaluation: dict[str, Any], step: int) -> bool:
 
 
 def _write(
-    found: Accuracy | MultiLabelAccuracy,
+    found: Examined,
     folder: Path,
-    which: Literal["last", "best"],
+    which: Which,
     step: int,
     examiner: Examiner,
 ) -> None:

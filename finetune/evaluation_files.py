@@ -5,8 +5,11 @@ from typing import Literal
 
 from finetune.prediction_file import PREDICTIONS
 
+Which = Literal["last", "best"]
+"""The model at the end of training, or that of its best evaluation."""
 
-def evaluation_files(run_path: Path, which: Literal["last", "best"]) -> tuple[Path, Path]:
+
+def evaluation_files(run_path: Path, which: Which) -> tuple[Path, Path]:
     """Where a run has the accuracy and the predictions of one of its models."""
     ending = "" if which == "last" else "-best"
     predictions = Path(PREDICTIONS)

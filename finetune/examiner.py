@@ -13,6 +13,9 @@ from finetune.task import Task, Watched
 from pretrain.pixels import Normalization
 from pretrain.session import Session
 
+Examined = Accuracy | MultiLabelAccuracy
+"""What an evaluation comes to: of one label an image, or of several."""
+
 
 @dataclass(frozen=True)
 class Examiner:
@@ -25,7 +28,7 @@ class Examiner:
     workers: int
 
     @torch.no_grad()
-    def examine(self, model: nn.Module, watched: Watched) -> Accuracy | MultiLabelAccuracy:
+    def examine(self, model: nn.Module, watched: Watched) -> Examined:
         """Each of these images once; every process must call it."""
         config, world = self.config, self.own.world
         view = CenterCrop(config.encoder.size, config.evaluation_crop)
