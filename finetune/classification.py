@@ -60,7 +60,7 @@ def classify(recipe: str, config: ClassifyConfig, world: World, console: Console
             check_pairs(config.batch_size, world.size)
         task = read_task(config, manifest, own.console)
         normalization = source.normalization if source else choose_normalization(config.normalization, manifest)
-        model = build_classifier(config, source, len(task.classes), say)
+        model = build_classifier(config, source, task.classes, say)
         say(freeze(model, parse_trainable(config.trainable)))
         flops = model_flops(model, (config.encoder.channels, *config.encoder.size))
         model.to(world.device)
@@ -169,8 +169,7 @@ def _pace(config: ClassifyConfig, stream: Stream) -> Pace:
 def _show_groups(config: ClassifyConfig, source: ModelSource | None, console: Console) -> None:
     """Print the parameter groups of the model that the run would train; nothing is written."""
     manifest: Manifest = read_manifest(config.data)
-    classes = len(read_task(config, manifest, console).classes)
-    model = build_classifier(config, source, classes, console.say)
+    model = build_classifier(config, source, read_task(config, manifest, console).classes, console.say)
     console.say(freeze(model, parse_trainable(config.trainable)))
     console.say(
         group_table(

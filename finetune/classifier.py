@@ -35,20 +35,20 @@ def resolve(config: ClassifyConfig) -> tuple[ClassifyConfig, ModelSource | None]
     return replace(config, encoder=encoder, pool=pool), source
 
 
-def build_classifier(config: ClassifyConfig, source: ModelSource | None, classes: int, say: Say) -> nn.Module:
+def build_classifier(config: ClassifyConfig, source: ModelSource | None, names: tuple[str, ...], say: Say) -> nn.Module:
     """A classifier whose config `resolve` has given, with its weights at the start, on the CPU; says what came whence.
 
     Raises:
-        ValueError: the weights do not fit, or the head that is to be kept is for another number of classes.
+        ValueError: the weights do not fit, or the head that is to be kept is for other classes.
     """
     encoder = config.encoder
-    model = create_backbone(encoder, classes=classes, pool=config.pool, drop_path=config.drop_path, seed=config.seed)
+    model = create_backbone(encoder, classes=len(names), pool=config.pool, drop_path=config.drop_path, seed=config.seed)
     _initialize_head(model, config)
     height, width = encoder.size
     if source is None:
         say(f"image_size: {height} x {width}; all weights are new (seed {config.seed})")
         return model
-    _check_head(config, source, classes)
+    _check_head(config, source, names)
     loaded = _load(model, config, source)
     same = source.backbone.size == encoder.size
     say(f"image_size: {height} x {width} ({'from checkpoint' if same else 'as asked for'})")
@@ -83,13 +83,21 @@ def _initialize_head(model: nn.Module, config: ClassifyConfig) -> None:
                 nn.init.zeros_(parameter)
 
 
-def _check_head(config: ClassifyConfig, source: ModelSource, classes: int) -> None:
+def _check_head(config: ClassifyConfig, source: ModelSource, names: tuple[str, ...]) -> None:
     if config.head == "fresh":
         return
     if source.classes == 0:
         raise ValueError(f"--head keep: {source.path} has no head to keep; drop --head keep")
-    if source.classes != classes:
+    if source.classes != len(names):
         raise ValueError(
-            f"--head keep: the head of {source.path} is for {source.classes} classes, the data have {classes}; "
+            f"--head keep: the head of {source.path} is for {source.classes} classes, the data have {len(names)}; "
             "drop --head keep to start with a new one"
+        )
+    theirs = source.class_names
+    if theirs is not None and theirs != names and set(theirs) == set(names):
+        number = next(number for number, pair in enumerate(zip(theirs, names, strict=True)) if len(set(pair)) > 1)
+        raise ValueError(
+            f"--head keep: the head of {source.path} has the same classes in another order: its number {number} is "
+            f"{theirs[number]!r}, that of the data {names[number]!r}; drop --head keep, or shard the images with "
+            "classes in the head's order"
         )

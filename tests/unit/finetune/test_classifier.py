@@ -33,10 +33,13 @@ def encoder(tmp_path: Path) -> Path:
     return tmp_path / "encoder"
 
 
-def build(config: ClassifyConfig, classes: int = 5) -> tuple[torch.nn.Module, list[str]]:
+NAMES = ("a", "b", "c", "d", "e")
+
+
+def build(config: ClassifyConfig, names: tuple[str, ...] = NAMES) -> tuple[torch.nn.Module, list[str]]:
     said: list[str] = []
     resolved, source = resolve(config)
-    return build_classifier(resolved, source, classes, said.append), said
+    return build_classifier(resolved, source, names, said.append), said
 
 
 def test_mean_pooling_has_a_norm_of_its_own(encoder: Path):
@@ -124,16 +127,17 @@ def test_the_models_own_pooling(encoder: Path):
 
 def test_a_head_is_kept_only_for_as_many_classes(encoder: Path, tmp_path: Path):
     model, _ = build(replace(CONFIG, init=str(encoder), head_std=0.5))
-    names = ("a", "b", "c", "d", "e")
-    save_model(tmp_path / "model", model, SIZE, NORMALIZATION, class_names=names)
+    save_model(tmp_path / "model", model, SIZE, NORMALIZATION, class_names=NAMES)
     config = replace(CONFIG, init=str(tmp_path / "model"), head="keep")
     kept, _ = build(config)
     assert all(torch.equal(kept.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
     with pytest.raises(ValueError, match=r"--head keep: the head of .*model is for 5 classes, the data have 7; drop"):
-        build(config, classes=7)
+        build(config, names=(*NAMES, "f", "g"))
+    with pytest.raises(ValueError, match=r"same classes in another order: its number 0 is 'a', that of the data 'b'"):
+        build(config, names=("b", "a", "c", "d", "e"))
     with pytest.raises(ValueError, match=r"--head keep: .*encoder has no head to keep; drop --head keep"):
         build(replace(config, init=str(encoder)))
-    fresh, said = build(replace(config, head="fresh"), classes=7)
+    fresh, said = build(replace(config, head="fresh"), names=(*NAMES, "f", "g"))
     assert fresh.state_dict()["head.weight"].shape == (7, 24)
     assert "left out: head.weight, head.bias, fc_norm.weight, fc_norm.bias" in said[1]
 
