@@ -64,8 +64,8 @@ def mix_images(images: Float[Tensor, "b c h w"], mix: Mix) -> Float[Tensor, "b c
 
 
 def soft_targets(labels: Int[Tensor, " b"], classes: int, smoothing: float) -> Float[Tensor, "b classes"]:
-    """Smoothed labels (Szegedy et al. 2016, arXiv:1512.00567, section 7). A row without a label, as an image may be that
-    stands in for one that does not decode, has no target.
+    """Smoothed labels (Szegedy et al. 2016, arXiv:1512.00567, section 7). A row without a label has no target: an image
+    may be such that stands in for one that does not decode.
     """
     targets = torch.full((len(labels), classes), smoothing / classes, device=labels.device)
     targets.scatter_(1, labels.clamp(min=0)[:, None], 1 - smoothing + smoothing / classes)
