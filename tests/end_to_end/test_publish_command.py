@@ -217,7 +217,7 @@ def lose_the_data(run: Path) -> None:
         (preempt, r"expected a finished run, found exit\.json: preempted; give the command that began it again"),
         (export_nothing, r"this run has no finished encoder \(exit\.json: preempted at step 8\)"),
         (damage_the_checkpoint, r"the run ended at step 24, but its newest whole checkpoint is of step 8; give the"),
-        (evaluate_otherwise, r"evaluation\.json is of step 8, the run ended at step 24; restore the file, or remove"),
+        (evaluate_otherwise, r"evaluation\.json is of step 8, the model of step 24; restore the file, or remove"),
         (lose_the_data, r"dataset folder /gone is not there; say where it has been moved to: --data FOLDER"),
     ],
 )

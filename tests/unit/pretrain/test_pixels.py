@@ -12,7 +12,6 @@ from data_pipeline.description import statistics_of
 from data_pipeline.manifest import Manifest, Split, Statistics
 from data_pipeline.rows import Part
 from data_pipeline.shard_content import Sums
-from pretrain.config import EncoderConfig
 from pretrain.pixels import Normalization, check_channels, choose_normalization
 
 
@@ -100,27 +99,23 @@ def test_imagenets_statistics_are_refused_for_other_images(split: Split, found: 
     assert choose_normalization("dataset", manifest(test=split)).mean == (0.3, 0.4, 0.5)
 
 
-def encoder(channels: int) -> EncoderConfig:
-    return EncoderConfig("vit_tiny_patch16_224", (8, 8), (2, 2), channels)
-
-
 def test_images_of_other_channels_than_the_encoders_are_refused_with_the_option():
     bands = manifest(train=Split("npy", (), 5), test=Split("npy", (), 4), grey=Split("jpg", ()))
     message = r"^data/mine \[train\]: expected images of 3 channels, as many as the encoder takes, got 5; pass --enc"
     with pytest.raises(ValueError, match=message + r"oder\.channels 5$"):
-        check_channels(encoder(3), [Part(bands, "train")], "none")
+        check_channels(3, [Part(bands, "train")], "none")
     with pytest.raises(ValueError, match=r"got 5; give an encoder for such images with --init$"):
-        check_channels(encoder(3), [Part(bands, "train")], "none", init="--init")
+        check_channels(3, [Part(bands, "train")], "none", init="--init")
     with pytest.raises(ValueError, match=r"\[test\]: expected images of 5 channels.*got 4; pass --encoder.channels 4"):
-        check_channels(encoder(5), [Part(bands, "train")], "test")
+        check_channels(5, [Part(bands, "train")], "test")
     with pytest.raises(ValueError, match=r"\[test\]: expected images of 5 channels"):
-        check_channels(encoder(5), [Part(bands, "train"), Part(bands, "test")], "none")
+        check_channels(5, [Part(bands, "train"), Part(bands, "test")], "none")
     message = r"\[grey\].*got 3 \(grey pictures are read as RGB with equal channels\); pass --encoder.channels 3"
     with pytest.raises(ValueError, match=message):
-        check_channels(encoder(1), [Part(bands, "grey")], "none")
+        check_channels(1, [Part(bands, "grey")], "none")
 
 
 def test_images_that_fit_are_let_through():
     bands = manifest(train=Split("npy", (), 5), test=Split("npy", (), 5))
     parts = [Part(bands, "train")]
-    assert check_channels(encoder(5), parts, "test") is parts
+    assert check_channels(5, parts, "test") is parts
