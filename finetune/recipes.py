@@ -62,7 +62,8 @@ RECIPES: dict[str, Recipe[ClassifyConfig]] = {
     # python pretrain/mae.py digits --data D --out R --seed S; python finetune/classify.py digits --data D --init R
     # --out R2 --seed S; S = 0, 1, 2; one thread; 2026-11-25, 2 AMD EPYC cores.
     "digits": Recipe(_DIGITS, "measured: 98.3, 97.5, 96.9 % on the last 360 digits, seeds 0, 1, 2; a minute"),
-    # The README's commands for CIFAR-10, of a copy as JPEG; seed 0; one thread; 2026-11-25, 2 AMD EPYC cores.
+    # The README's commands for CIFAR-10, of a copy as JPEG; two threads; 2026-11-26, 2 AMD EPYC cores; six minutes of
+    # CPU each. Their 95 % intervals over images are a point wide to each side.
     "cifar10-minutes": Recipe(
         replace(
             _CIFAR,
@@ -75,8 +76,11 @@ RECIPES: dict[str, Recipe[ClassifyConfig]] = {
             precision="fp32",
             evaluate_epochs=0.0,
         ),
-        "measured: 51.2 % on test after one epoch, from cifar10-minutes of pretrain/mae.py, seed 0; minutes on 2 cores",
+        "measured: 51.2, 50.6, 51.0 % on test after one epoch, from cifar10-minutes of pretrain/mae.py, seeds 0, 1, 2",
     ),
+    # python finetune/classify.py digits-backbone --data D --out R --seed S; S = 0, 1, 2; one thread; 2026-11-26, 2 AMD
+    # EPYC cores. From scratch; any other model by --encoder.name, or one to start from by --init: with --encoder.name
+    # swin_tiny_patch4_window7_224 --encoder.image-size 30 30, seed 0, two threads, it made 96.7 %.
     "digits-backbone": Recipe(
         replace(
             _DIGITS,
@@ -88,7 +92,7 @@ RECIPES: dict[str, Recipe[ClassifyConfig]] = {
             head_std=0.01,
             layer_decay=None,
         ),
-        "NOT MEASURED YET",
+        "measured: 98.6, 98.1, 98.6 % with a ResNet-10-T at 32 pixels, seeds 0, 1, 2; a minute and a half",
     ),
     "vit-ti4-cifar10": Recipe(
         _CIFAR, "published: 95.5 top-1, a ViT of 192 x 9 layers, patch 4, after 800 epochs of MAE (not run here)"
