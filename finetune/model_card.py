@@ -30,6 +30,7 @@ from finetune.card_facts import (
 from finetune.classify_config import SCRATCH, ClassifyConfig
 from finetune.finished_run import FinishedRun
 from finetune.proof import Proof
+from finetune.report_multi_label import MultiLabelFile
 
 _TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 _UNSTATED = "other"
@@ -118,11 +119,12 @@ def _front_matter(published: Published) -> ModelCardData:
     task = "image-classification" if run.exported.classes else "image-feature-extraction"
     hub, name = hub_dataset(run.manifest), data_name(run.manifest)
     measured: list[EvalResult] = []
+    kind = "mean_average_precision" if isinstance(run.evaluation, MultiLabelFile) else "accuracy"
     if run.evaluation is not None:
         shares = headline(run.evaluation)
         of: dict[str, Any] = {"dataset_type": hub or name, "dataset_name": name, "dataset_split": run.evaluation.split}
         measured = [
-            EvalResult(task_type=task, metric_type="accuracy", metric_name=metric, metric_value=round(share, 6), **of)
+            EvalResult(task_type=task, metric_type=kind, metric_name=metric, metric_value=round(share, 6), **of)
             for metric, share in shares.items()
         ]
     return ModelCardData(
@@ -136,7 +138,7 @@ def _front_matter(published: Published) -> ModelCardData:
             *([] if run.exported.classes else ["masked-autoencoder"]),
         ],
         datasets=None if hub is None else [hub],
-        metrics=["accuracy"] if measured else None,
+        metrics=[kind] if measured else None,
         model_name=published.name if measured else None,
         eval_results=measured or None,
     )

@@ -235,6 +235,7 @@ def several_labels_an_image(runs: "Runs", scene: Scene, folder: Path) -> None:
     card = (folder / "model/README.md").read_text()
     assert "finds which of 2 labels belong to RGB images" in card
     assert "| Mean average precision |" in card
+    assert "type: mean_average_precision" in card
     report = ("--out", folder / "report.html")
     runs.Child(runs.python(runs.ROOT / "finetune/report.py", out, *report), folder / "report").wait().expect(0)
     assert "Average precision of each class" in (folder / "report.html").read_text()
