@@ -298,3 +298,33 @@ def test_repositories_of_the_hub_are_read_over_http_and_kept(tmp_path: Path):
     told = read("hf://user/both", "hf://user/old", "hf://user/absent")
     assert told["hf://user/both"][2] == told["hf://user/old"][2] == values
     assert "the Hub does not give it: " in told["hf://user/absent"]
+
+
+CLASSIFY = """
+import sys, torch
+from finetune.backbones import restore
+from finetune.model_source import find_source
+source = find_source("hf://user/resnet", "--init")
+logits = restore(source)(torch.linspace(-1, 1, 3 * 64 * 64).view(1, 3, 64, 64))
+torch.save({"logits": logits, "names": list(source.class_names), "ours": source.is_ours}, sys.argv[1])
+"""
+
+
+def test_a_classifier_of_the_hub_is_what_timm_makes_of_it(tmp_path: Path):
+    stand_in = load_stand_in()
+    model = timm.create_model("test_resnet", num_classes=3).eval()
+    labels = {"label_names": ["a", "b", "c"]}
+    save_for_hf(model, str(tmp_path / "stock"), model_config=labels, safe_serialization=True)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "stock").iterdir()}
+    hub = stand_in.HubStandIn({("model", "user/resnet"): stand_in.Repository(files)})
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+    environment |= {"HF_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", CLASSIFY, str(tmp_path / "found.pt")]
+    with stand_in.serve(hub):
+        environment |= hub.environment
+        subprocess.run(command, env=environment, cwd=ROOT, timeout=200, check=True)
+    found = torch.load(tmp_path / "found.pt", weights_only=True)
+    assert (found["names"], found["ours"]) == (["a", "b", "c"], False)
+    with torch.no_grad():
+        expected = model(torch.linspace(-1, 1, 3 * 64 * 64).view(1, 3, 64, 64))
+    torch.testing.assert_close(found["logits"], expected, atol=1e-5, rtol=0)
