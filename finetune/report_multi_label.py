@@ -2,10 +2,8 @@
 
 from dataclasses import dataclass
 
-from finetune.report_accuracy import accuracy_blocks
 from finetune.report_blocks import Bar, Bars, Block, Caption, Table
 from finetune.report_folders import Folder, read_known
-from launch.strict_json import read_json
 
 _MOST_CLASSES = 30
 
@@ -55,15 +53,9 @@ class MultiLabelFile:
         )
 
 
-def evaluation_blocks(folder: Folder, anchor: str) -> list[Block]:
-    """What evaluation.json holds, of whichever kind it is.
-
-    Raises:
-        ValueError: no evaluation.json, or not what classify.py writes.
-    """
+def multi_label_blocks(folder: Folder) -> list[Block]:
+    """Every figure, and the average precision of every class. Raises ValueError where evaluation.json does not fit."""
     path = folder.path / "evaluation.json"
-    if not path.is_file() or not has_several_labels(read_json(path)):
-        return accuracy_blocks(folder, anchor)
     found, source = read_known(MultiLabelFile, path), (f"{folder.name}/evaluation.json",)
     left_out = f" {found.undecodable:,} more do not decode and are left out." if found.undecodable else ""
     text = (

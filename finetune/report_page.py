@@ -12,10 +12,10 @@ from data_pipeline.manifest import DatasetError
 from finetune.report_accuracy import accuracy_blocks
 from finetune.report_blocks import NOTHING, Block, Chapter, Layout, Note, Section, SummaryRow, shown
 from finetune.report_comparisons import benchmark_blocks, best_pretrained, sub_run_blocks
+from finetune.report_evaluation import evaluation_blocks
 from finetune.report_facts import gather_facts
 from finetune.report_folders import Folder
 from finetune.report_maps import map_blocks, position_blocks
-from finetune.report_multi_label import evaluation_blocks
 from finetune.report_probe import probe_blocks, read_probe
 from finetune.report_training import curve_blocks, property_blocks, reconstruction_blocks, throughput_blocks
 from launch.console import format_duration, format_rate

@@ -209,6 +209,11 @@ def stopped_early_and_the_best_published(runs: "Runs", scene: Scene, folder: Pat
     command = ("--run", out, "--out", folder / "model", "--which", "best")
     runs.Child(runs.python(runs.ROOT / "finetune/publish.py", *command), folder / "publish").wait().expect(0)
     assert "in 11 steps" in (folder / "model/README.md").read_text()
+    page = ("--out", folder / "report.html")
+    runs.Child(runs.python(runs.ROOT / "finetune/report.py", out, *page), folder / "report").wait().expect(0)
+    shown = (folder / "report.html").read_text()
+    assert "The model of the best evaluation, after step 11, is in best/: top-1 " in shown
+    assert "chosen on a share of train." in shown
 
 
 def several_labels_an_image(runs: "Runs", scene: Scene, folder: Path) -> None:
