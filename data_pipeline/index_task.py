@@ -18,6 +18,7 @@ from data_pipeline.sources import Entry
 from data_pipeline.tar_members import Member, Sample, TarReader, choose_image
 from data_pipeline.task_pool import Report
 from launch.atomic import write_atomically
+from launch.file_hash import file_sha256
 
 _WINDOW = 8_000_000
 
@@ -83,8 +84,7 @@ class IndexTask:
             for place, sample in enumerate(tar.samples()):
                 self._add(content, tar, place, sample)
             size = tar.size
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = file_sha256(path)
         index = npy(content.index())
         shard = Shard(
             file=self.file,

@@ -25,6 +25,7 @@ from data_pipeline.sources import MissingImageError, Source
 from data_pipeline.tar_writer import TarWriter
 from data_pipeline.task_pool import Report
 from launch.atomic import explain_full_disk, sync_folder, write_atomically
+from launch.file_hash import file_sha256
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class ShardTask:
         files = ((record.shard.file, record.shard.sha256), (record.shard.index, record.shard.index_sha256))
         for name, expected in (*files, (record.shard.names, record.names_sha256)):
             path = self.folder / name
-            if not path.is_file() or _sha256(path) != expected:
+            if not path.is_file() or file_sha256(path) != expected:
                 return None
         return record
 
@@ -200,11 +201,6 @@ def _partial(path: Path) -> Iterator[Path]:
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _changed(file: str, expected: Shard, found: Shard) -> str:

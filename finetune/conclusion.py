@@ -1,6 +1,5 @@
 """How a fine-tuning run ends: the models it exports, and what each does on the held-out images."""
 
-import hashlib
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,6 +14,7 @@ from finetune.evaluation_files import Which, evaluation_files
 from finetune.examiner import Examined, Examiner
 from finetune.intervals import Bootstrap
 from finetune.prediction_file import write_predictions
+from launch.file_hash import file_sha256
 from launch.strict_json import read_json
 from pretrain.best_checkpoint import find_best
 from pretrain.checkpoint import load_weights
@@ -99,15 +99,13 @@ def _write(
     run, task = examiner.own.run, examiner.task
     written, predictions = evaluation_files(run.path, which)
     found = found.with_intervals(Bootstrap())
-    with (folder / WEIGHTS).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     if isinstance(found, Accuracy):
         write_predictions(
             predictions,
             found.predictions,
             task.held_out.part,
             classes=task.classes,
-            model_sha256=digest,
+            model_sha256=file_sha256(folder / WEIGHTS),
             guard=run.guard,
         )
     chosen_on = task.watched.part.split if task.watched.is_held_out else f"a share of {task.watched.part.split}"

@@ -1,6 +1,5 @@
 """Where a model comes from: a run or model folder of sherd, a timm folder of anyone, or weights of others."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from finetune.architectures import complete, is_plain
 from finetune.backbone_config import BackboneConfig, Pool
+from launch.file_hash import file_sha256
 from launch.redaction import redact
 from launch.strict_json import read_json
 from pretrain.interchange import read_weights
@@ -60,8 +60,7 @@ class ModelSource:
     @property
     def sha256(self) -> str:
         """Of the file of weights, in hex."""
-        with self.weights.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(self.weights)
 
     def tensors(self) -> dict[str, Tensor]:
         """The weights by timm's names, on the CPU, floats as float32.
@@ -177,11 +176,3 @@ def _names(found: Any, classes: int) -> tuple[str, ...] | None:
 def _pair(size: Any) -> tuple[int, int]:
     height, width = (size, size) if isinstance(size, int) else size
     return height, width
-
-
-def at_size(
-    source: ModelSource, image_size: tuple[int, int] | None, patch_size: tuple[int, int] | None
-) -> BackboneConfig:
-    """The source's backbone at other sizes, where they are given."""
-    own = source.backbone
-    return replace(own, image_size=image_size or own.image_size, patch_size=patch_size or own.patch_size)

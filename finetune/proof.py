@@ -19,6 +19,7 @@ from data_pipeline.chunks import chunks
 from data_pipeline.manifest import locate_sample, sample_starts
 from data_pipeline.rows import Part
 from data_pipeline.storage import ShardReader
+from launch.file_hash import file_sha256
 from pretrain.model_folder import WEIGHTS
 from pretrain.pixels import Normalization
 
@@ -168,7 +169,7 @@ def prove(folder: Path, model: nn.Module, inputs: Inputs, class_names: tuple[str
         inputs_sha256=inputs.sha256,
         stock_preparation=compare_preparations(prepared, ours, has_classes=has_head(model)),
         versions=told["versions"],
-        files={path.name: sha256(path) for path in sorted(folder.iterdir())},
+        files={path.name: file_sha256(path) for path in sorted(folder.iterdir())},
     )
 
 
@@ -190,12 +191,6 @@ def compare_preparations(theirs: Tensor, ours: Tensor, *, has_classes: bool) -> 
 def has_head(model: nn.Module) -> bool:
     """Whether a timm model gives logits."""
     return getattr(model, "num_classes", 0) > 0
-
-
-def sha256(path: Path) -> str:
-    """Of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 _AGAIN = "give the command that began the run again: it writes the model anew from its checkpoint"

@@ -2,18 +2,19 @@
 
 import os
 import shutil
-import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from torch import nn
 
 from finetune.finished_run import FinishedRun, read_finished
 from finetune.model_card import Published, find_licence, render_card
-from finetune.proof import Proof, gather_inputs, prove, sha256
+from finetune.proof import Proof, gather_inputs, prove
 from finetune.publish_config import PublishConfig
-from launch.atomic import PARTIAL, atomic_folder, explain_full_disk, write_json
+from launch.atomic import explain_full_disk, replaced_folder, write_json
 from launch.console import Console
+from launch.file_hash import file_sha256
 from launch.strict_json import read_json, to_json
 from pretrain.model_folder import WEIGHTS
 
@@ -42,30 +43,18 @@ def publish(config: PublishConfig, console: Console) -> Proof:
     run = read_finished(config.run, config.data, console.say, which=config.which)
     what = f"classifier of {run.exported.classes} classes" if run.exported.classes else "encoder"
     console.say(f"{config.run}: {what}, recipe {run.recipe}, done at step {run.checkpoint.step:,}")
-    out.parent.mkdir(parents=True, exist_ok=True)
     size = sum((run.exported.path / file).stat().st_size for file in _EXPORTED)
-    with (
-        explain_full_disk(out, size),
-        # Beside it, so that moving the files into place copies nothing.
-        tempfile.TemporaryDirectory(prefix=f"{PARTIAL}{out.name}-", dir=out.parent) as name,
-    ):
-        staged = Path(name)
+    with explain_full_disk(out, size), replaced_folder(out, partial(check_replaceable, out)) as staged:
         for file in _EXPORTED:
             shutil.copyfile(run.exported.path / file, staged / file)
         model = run.rebuild()
         proof = _prove(run, model, staged, console)
-        weights = _Weights(run.checkpoint.step, sha256(run.checkpoint.path / WEIGHTS))
+        weights = _Weights(run.checkpoint.step, file_sha256(run.checkpoint.path / WEIGHTS))
         card = render_card(Published(out.name, run, model, proof, find_licence(config.license, run)))
         (staged / CARD).write_text(card, encoding="utf-8")
-        files = {**proof.files, CARD: sha256(staged / CARD)}
+        files = {**proof.files, CARD: file_sha256(staged / CARD)}
         written = {"format": _FORMAT, "version": 1, "checkpoint": to_json(weights), **to_json(proof), "files": files}
         write_json(staged / PROOF, written)
-        check_replaceable(out)  # it may have changed since
-        if out.exists():
-            shutil.rmtree(out)
-        with atomic_folder(out) as partial:
-            for path in staged.iterdir():
-                path.rename(partial / path.name)
     console.say(f"done: {config.out} holds {', '.join((*_EXPORTED, CARD, PROOF))}")
     console.say(f"largest difference to the checkpoint: {proof.largest_difference:.3g}, at most {proof.tolerance:g}")
     console.say(f'load it with: timm.create_model("local-dir:{config.out}", pretrained=True)')
@@ -91,7 +80,7 @@ def check_replaceable(out: Path) -> None:
             continue
         if name not in proof.get("files", {}):
             raise ValueError(f"--out {out}: holds {name}, which publish.py has not written; {another}")
-        if path.is_symlink() or not path.is_file() or sha256(path) != proof["files"][name]:
+        if path.is_symlink() or not path.is_file() or file_sha256(path) != proof["files"][name]:
             raise ValueError(f"--out {out}: {name} has been changed since publish.py wrote it; {another}")
 
 

@@ -1,14 +1,10 @@
 """A folder of results that a script may write anew, but only where all that lies there is its own."""
 
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch.atomic import PARTIAL, atomic_folder
+from launch.atomic import replaced_folder
 from launch.strict_json import read_json
 
 
@@ -38,22 +34,6 @@ class WrittenFolder:
         if foreign:
             raise ValueError(f"--out {path}: holds {foreign[0]}, which this command has not written; {another}")
 
-    @contextmanager
-    def replaced(self) -> Iterator[Path]:
-        """Yields an empty folder to write into, which then takes the place of what is there: whole or not at all.
-
-        Raises:
-            ValueError: as `check`, by now. OSError: a full disk, or another process was faster.
-        """
-        out = Path(os.path.abspath(self.path))
-        out.parent.mkdir(parents=True, exist_ok=True)
-        # Beside it, so that moving the files into place copies nothing.
-        with tempfile.TemporaryDirectory(prefix=f"{PARTIAL}{out.name}-", dir=out.parent) as name:
-            staged = Path(name)
-            yield staged
-            self.check()
-            if out.exists():
-                shutil.rmtree(out)
-            with atomic_folder(out) as partial:
-                for path in staged.iterdir():
-                    path.rename(partial / path.name)
+    def replaced(self) -> AbstractContextManager[Path]:
+        """An empty folder to write into, as of `launch.atomic.replaced_folder`, which asks `check` again."""
+        return replaced_folder(self.path, self.check)

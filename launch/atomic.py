@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,26 @@ def atomic_folder(final: Path, guard: Guard | None = None, bytes_wanted: int | N
         raise _full_disk(final, code, f"{wanted:,}" if bytes_wanted is not None else f"more than {wanted:,}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def replaced_folder(out: Path, check: Callable[[], None]) -> Iterator[Path]:
+    """Yields an empty folder to fill, which then takes the place of what is at `out`; on an error that stays as it was.
+
+    `check` raises where what is there may not be replaced: it may have changed meanwhile. Raises OSError for a full
+    disk, or where another process was faster.
+    """
+    out = Path(os.path.abspath(out))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # Beside it, so that moving the files into place copies nothing.
+    with tempfile.TemporaryDirectory(prefix=f"{PARTIAL}{out.name}-", dir=out.parent) as name:
+        yield Path(name)
+        check()
+        if out.exists():
+            shutil.rmtree(out)
+        with atomic_folder(out) as partial:
+            for path in Path(name).iterdir():
+                path.rename(partial / path.name)
 
 
 def clean_partials(folder: Path) -> list[str]:

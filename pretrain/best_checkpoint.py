@@ -1,10 +1,9 @@
 """The pointer `checkpoints/best` of a run that chooses: which checkpoint its evaluations have found best."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from launch.atomic import Guard, write_atomically
-from pretrain.checkpoint import Checkpoint, find_checkpoint, folder_of_step, read_checkpoint
+from pretrain.checkpoint import Checkpoint, folder_of_step, read_checkpoint
 
 _BEST = "best"
 
@@ -43,17 +42,6 @@ def find_best(folder: Path) -> Checkpoint | None:
             f"{error}; {folder / _BEST} names it as the best one of its run: restore it from a backup, or give the "
             "folder of another checkpoint"
         ) from error
-
-
-def find_best_or_newest(where: str, option: str, warn: Callable[[str], None]) -> Checkpoint:
-    """As `find_checkpoint`, but of a run folder the best checkpoint, if the run has chosen one.
-
-    Raises:
-        ValueError: there is none, or the best one is damaged; `option` is named in the first case.
-    """
-    path = Path(where)
-    chosen = None if (path / "state.json").is_file() else find_best(path / "checkpoints")
-    return find_checkpoint(where, option, warn) if chosen is None else chosen
 
 
 def _named(folder: Path) -> str | None:

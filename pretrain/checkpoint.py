@@ -9,7 +9,6 @@ checkpoints/step-00001000/model.safetensors      weights, by parameter name
                           checksums.json         SHA-256 of these
 """
 
-import hashlib
 import json
 import re
 import shutil
@@ -24,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from launch.atomic import Guard, atomic_folder, write_atomically
+from launch.file_hash import file_sha256
 from pretrain.averaging import Average
 from pretrain.sharding import like
 
@@ -80,7 +80,7 @@ def save_checkpoint(
         for name, tensors in files.items():
             save_file(dict(tensors), partial / name)
         (partial / "state.json").write_text(json.dumps(state, indent=1) + "\n")
-        sums = {name: _sha256(partial / name) for name in (*files, "state.json")}
+        sums = {name: file_sha256(partial / name) for name in (*files, "state.json")}
         (partial / "checksums.json").write_text(json.dumps(sums, indent=1) + "\n")
     return final
 
@@ -185,7 +185,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     try:
         sums = json.loads((path / "checksums.json").read_text())
         for name in _FILES if _AVERAGE not in sums else (*_FILES, _AVERAGE):
-            if _sha256(path / name) != sums[name]:
+            if file_sha256(path / name) != sums[name]:
                 raise ValueError(f"checkpoint {path}: {name} differs from its checksum")
         return Checkpoint(path, json.loads((path / "state.json").read_text()))
     except (OSError, KeyError, json.JSONDecodeError) as error:
@@ -279,11 +279,6 @@ def _step_of(path: Path) -> int:
 
 def _checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if _STEP.fullmatch(path.name))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _some(names: list[str]) -> str:

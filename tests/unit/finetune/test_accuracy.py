@@ -1,6 +1,5 @@
 """Metrics worked by hand, and against scikit-learn's; evaluations of a dataset that holds what does not decode."""
 
-import importlib.util
 import json
 import math
 from pathlib import Path
@@ -19,18 +18,6 @@ from finetune.intervals import Bootstrap
 from pretrain.world import World
 
 VIEW = CenterCrop((8, 8))
-
-
-@pytest.fixture(scope="module")
-def datasets() -> ModuleType:
-    """tests/unit/data_pipeline/conftest.py, which importlib mode does not let test files import."""
-    path = Path(__file__).parents[1] / "data_pipeline/conftest.py"
-    spec = importlib.util.spec_from_file_location("unit_datasets", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Metrics of several labels an image, worked by hand, and of a dataset that holds what does not decode."""
 
-import importlib.util
 import json
 import math
 from pathlib import Path
@@ -16,18 +15,6 @@ from data_pipeline.rows import Part
 from finetune.intervals import Bootstrap
 from finetune.multi_label_accuracy import evaluate_multi_label_split, measure_multi_label
 from pretrain.world import World
-
-
-@pytest.fixture(scope="module")
-def datasets() -> ModuleType:
-    """tests/unit/data_pipeline/conftest.py, which importlib mode does not let test files import."""
-    path = Path(__file__).parents[1] / "data_pipeline/conftest.py"
-    spec = importlib.util.spec_from_file_location("unit_datasets", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_four_images_by_hand():

@@ -1,6 +1,5 @@
 """What is evaluated as what, and what is refused, of small models on small images."""
 
-import importlib.util
 import io
 import json
 import re
@@ -33,18 +32,6 @@ DIGITS = tuple(str(digit) for digit in range(10))
 @pytest.fixture(scope="module")
 def world() -> World:
     return World("fp32")
-
-
-@pytest.fixture(scope="module")
-def datasets() -> ModuleType:
-    """tests/unit/data_pipeline/conftest.py, which importlib mode does not let test files import."""
-    path = Path(__file__).parents[1] / "data_pipeline/conftest.py"
-    spec = importlib.util.spec_from_file_location("unit_datasets", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

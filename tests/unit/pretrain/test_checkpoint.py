@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pretrain import checkpoint as module
-from pretrain.best_checkpoint import find_best, find_best_or_newest, move_best
+from pretrain.best_checkpoint import find_best, move_best
 from pretrain.checkpoint import (
     find_checkpoint,
     go_back_to,
@@ -102,20 +102,16 @@ def test_the_best_is_named_and_found(tmp_path: Path):
     for step in (2, 4, 6):
         save(folder, step)
     guarded: list[None] = []
-    assert find_best_or_newest(str(tmp_path), "--run", print).step == 6
     for step in (2, 4, 4):
         assert move_best(folder, step, lambda: guarded.append(None))
         best = find_best(folder)
         assert best is not None
-        assert best.step == find_best_or_newest(str(tmp_path), "--run", print).step == step
+        assert best.step == step
     assert len(guarded) == 2  # what is right already is left alone
-    assert find_best_or_newest(str(folder / "step-00000006"), "--run", print).step == 6
     assert not move_best(folder, 5, lambda: guarded.append(None))
     assert find_best(folder) is None
     assert len(guarded) == 3
     assert move_best(folder, None, None)
-    with pytest.raises(ValueError, match=r"--run .*: expected a checkpoint folder .* found no such folder"):
-        find_best_or_newest(str(tmp_path / "none"), "--run", print)
 
 
 def test_the_best_that_is_damaged_is_an_error_and_not_another_one(tmp_path: Path):
@@ -127,7 +123,7 @@ def test_the_best_that_is_damaged_is_an_error_and_not_another_one(tmp_path: Path
     with pytest.raises(
         ValueError, match=r"step-00000002: state\.json differs .*best names it as the best .* restore it"
     ):
-        find_best_or_newest(str(tmp_path), "--run", print)
+        find_best(folder)
 
 
 def test_going_back(tmp_path: Path):
