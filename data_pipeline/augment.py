@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from data_pipeline.arrays import Pixels
-from data_pipeline.rand_augment import RandAugment
+from data_pipeline.policy import Policy
 from data_pipeline.randomness import Draws
 
 
@@ -68,7 +68,7 @@ class RandomResizedCrop:
     scale: tuple[float, float] = (0.2, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     mirror: float = 0.5
-    policy: RandAugment | None = None
+    policy: Policy | None = None
 
     def draw(self, draws: Draws, width: int, height: int) -> Crop:
         """Ten attempts at a box that fits, then the largest central one of an allowed ratio."""
@@ -147,7 +147,7 @@ def check_policies(views: Views, channels: int, dtype: str) -> None:
     """Refuse policies and views of whole images on pixels that they cannot change.
 
     Raises:
-        ValueError: a `RandAugment` or a `WholeView` on anything but three channels of uint8.
+        ValueError: a `Policy` or a `WholeView` on anything but three channels of uint8.
     """
     if isinstance(views, WholeView) and (channels, dtype) != (3, "uint8"):
         raise ValueError(
@@ -157,6 +157,6 @@ def check_policies(views: Views, channels: int, dtype: str) -> None:
     for view, _ in groups_of(views):
         if isinstance(view, RandomResizedCrop) and view.policy is not None and (channels, dtype) != (3, "uint8"):
             raise ValueError(
-                f"policy {view.policy.policy}: RandAugment changes 3 channels of uint8 only, and these images have "
-                f"{channels} of {dtype}; leave the policy out"
+                f"policy {view.policy}: changes 3 channels of uint8 only, and these images have {channels} of {dtype}; "
+                "leave the policy out"
             )

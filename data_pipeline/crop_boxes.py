@@ -35,7 +35,7 @@ def check_view(view: View) -> None:
     policy = view.policy if type(view) is RandomResizedCrop else None
     if policy is not None:
         raise ValueError(
-            f"--cache device: {policy.policy} changes the pixels of one image after another, on a CPU; leave the "
+            f"--cache device: {policy} changes the pixels of one image after another, on a CPU; leave the "
             "policy out, or use --cache memory"
         )
     if type(view) not in (RandomResizedCrop, CenterCrop):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from data_pipeline.decode import Pixels
+from data_pipeline.arrays import Pixels
 from data_pipeline.randomness import Draws, seeded_libraries
 
 
@@ -21,6 +21,9 @@ class RandAugment:
 
     policy: str
     fill: tuple[int, int, int] = (128, 128, 128)
+
+    def __str__(self) -> str:
+        return self.policy
 
     def apply(self, draws: Draws, pixels: Pixels) -> Pixels:
         """Pixels of the same shape."""

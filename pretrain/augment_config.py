@@ -9,7 +9,8 @@ class AugmentationConfig:
     """How training images are varied. Defaults: He et al. 2022 (arXiv:2111.06377), appendix A.1, Table 9.
 
     Raises:
-        ValueError: a number lies outside its range, or a policy is not in timm's notation.
+        ValueError: a number lies outside its range, a policy is not in timm's notation, or two are given where one is
+            possible.
     """
 
     crop_scale: tuple[float, float] = (0.08, 1.0)
@@ -20,6 +21,10 @@ class AugmentationConfig:
     """RandAugment in timm's notation; None for none."""
     erasing: float = 0.25
     """Probability that a random box of an image is replaced by noise."""
+    three_augment: bool = False
+    """3-Augment (Touvron et al. 2022, arXiv:2204.07118) in RandAugment's place: grayscale, solarisation or blur."""
+    colour_jitter: float = 0.0
+    """Strength by which brightness, contrast and saturation vary, after the above: .3 for factors from .7 to 1.3."""
 
     def __post_init__(self) -> None:
         low, high = self.crop_scale
@@ -40,6 +45,13 @@ class AugmentationConfig:
                 f"--augmentation.rand-augment {self.rand_augment} is not in timm's notation; "
                 "pass such as rand-m9-mstd0.5-inc1, or None"
             )
+        if self.three_augment and self.rand_augment is not None:
+            raise ValueError(
+                f"--augmentation.three-augment takes the place of RandAugment, and this run has {self.rand_augment}: "
+                "pass --augmentation.rand-augment None, or --augmentation.no-three-augment"
+            )
+        if not 0 <= self.colour_jitter <= 1:
+            raise ValueError(f"--augmentation.colour-jitter expects a strength from 0 to 1, got {self.colour_jitter}")
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,14 @@ number of ranks divides B. What is drawn belongs to the batch: a function of the
 """
 
 import math
+from itertools import count, islice
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from data_pipeline.order import Integers
+from data_pipeline.order import SMALL_WORLD_LANES, Integers
 from data_pipeline.randomness import Draws, Purpose
 from pretrain.augment_config import MixingConfig
 
@@ -25,14 +26,43 @@ class Mix(NamedTuple):
     box: tuple[int, int, int, int] | None
 
 
-def check_pairs(batch_size: int, world: int) -> None:
-    """Raise ValueError unless each row's partner in mixing is on the same process."""
-    if batch_size % (2 * world):
-        near = max(1, batch_size // (2 * world)) * 2 * world
-        raise ValueError(
-            f"--batch-size {batch_size} is not divisible by 2 x {world} processes, which mixing of pairs needs; "
-            f"the nearest that are: {near}, {near + 2 * world}; or turn it off: --mixing.mixup 0 --mixing.cutmix 0"
-        )
+def check_pairs(batch_size: int, world: int, *, views: int = 1, lanes: int = SMALL_WORLD_LANES) -> None:
+    """Refuse a batch size by which mixing would need rows of two processes, or would mix an image with itself.
+
+    View v of a sample lies `lanes` positions after view v - 1 (see `data_pipeline.order`), so half a batch must not be
+    fewer than `views` times the lanes where it is a multiple of them. Then no row's partner is another view of its
+    sample, except where an epoch ends: in its last, shorter row of lanes, whose views lie closer, and by chance where
+    the sample that ends an epoch comes early in the next.
+
+    Args:
+        batch_size: rows of a global batch.
+        world: number of processes.
+        views: how often an epoch shows a sample.
+        lanes: those of the plan, or all samples of an epoch where they are fewer.
+
+    Raises:
+        ValueError: naming the nearest batch sizes that are accepted.
+    """
+    step = 2 * world
+
+    def mixes_views(size: int) -> bool:
+        return size // 2 % lanes == 0 and size // 2 // lanes < views
+
+    if batch_size % step:
+        reason = f"is not divisible by 2 x {world} processes, which mixing of pairs needs"
+    elif mixes_views(batch_size):
+        apart = f"{batch_size // 2 // lanes} x {lanes} positions"
+        reason = f"pairs rows {apart} apart for mixing: of {views} views of an image, one would be mixed with another"
+    else:
+        return
+    start = batch_size // step * step
+    below = (size for size in range(start, 0, -step) if not mixes_views(size))
+    above = (size for size in count(start + step, step) if not mixes_views(size))
+    near = ", ".join(str(size) for size in (*islice(below, 1), next(above)))
+    raise ValueError(
+        f"--batch-size {batch_size} {reason}; the nearest that are accepted: {near}; "
+        "or turn it off: --mixing.mixup 0 --mixing.cutmix 0"
+    )
 
 
 def draw_mix(config: MixingConfig, draws: Draws, size: tuple[int, int]) -> Mix:

@@ -11,14 +11,17 @@ from PIL import Image
 
 from data_pipeline.augment import CenterCrop, Crop, MultiView, RandomResizedCrop, check_policies, groups_of
 from data_pipeline.chunks import chunks
+from data_pipeline.colour_jitter import ColourJitter
 from data_pipeline.decode import DecodeError, read_strictly
 from data_pipeline.manifest import DatasetError, Manifest
 from data_pipeline.order import Plan
+from data_pipeline.policy import InTurn
 from data_pipeline.rand_augment import RandAugment
 from data_pipeline.randomness import Draws, Purpose
 from data_pipeline.rows import Part
 from data_pipeline.storage import ShardReader
 from data_pipeline.stream import Stream
+from data_pipeline.three_augment import ThreeAugment
 from data_pipeline.view_pixels import Size, ViewDecoder, jpeg_scale, snap
 
 MakeDataset = Callable[..., Manifest]
@@ -149,8 +152,13 @@ def test_policies_are_for_rgb():
     check_policies(view, 3, "uint8")
     check_policies(CenterCrop((8, 8)), 13, "uint16")
     for channels, dtype in ((4, "uint8"), (3, "uint16")):
-        with pytest.raises(ValueError, match=rf"policy rand-m9: RandAugment .* have {channels} of {dtype}; leave the"):
+        message = rf"^policy rand-m9: changes 3 channels of uint8 only, .* have {channels} of {dtype}; leave the policy"
+        with pytest.raises(ValueError, match=message):
             check_policies(view, channels, dtype)
+    several = RandomResizedCrop((8, 8), policy=InTurn((ThreeAugment(), ColourJitter(0.3))))
+    check_policies(several, 3, "uint8")
+    with pytest.raises(ValueError, match=r"^policy 3-Augment, then colour jitter 0\.3: changes .* have 1 of uint8"):
+        check_policies(several, 1, "uint8")
 
 
 def test_an_index_that_does_not_fit_is_noticed() -> None:
@@ -232,7 +240,9 @@ def test_parts_of_a_mixture_have_the_same_pixels(make_dataset: MakeDataset):
     message = rf"{one.folder} \[train\] has 3 channels of uint8, {other.folder} \[train\] has 4 of uint16: the parts of"
     with pytest.raises(ValueError, match=message):
         Stream([Part(one, "train"), Part(other, "train")], VIEW, batch_size=16, seed=0, plan=plan)
-    with pytest.raises(ValueError, match="RandAugment changes 3 channels of uint8 only, and these images have 4 of"):
+    with pytest.raises(
+        ValueError, match="policy rand-m9: changes 3 channels of uint8 only, and these images have 4 of"
+    ):
         Stream([Part(other, "train")], RandomResizedCrop((8, 8), policy=RandAugment("rand-m9")), batch_size=3, seed=0)
 
 

@@ -6,7 +6,7 @@ import torch
 from timm.data.mixup import mixup_target
 from torch import Tensor
 
-from data_pipeline.order import rank_positions
+from data_pipeline.order import Order, Plan, rank_positions
 from data_pipeline.randomness import Draws
 from pretrain.augment_config import MixingConfig
 from pretrain.mixing import Mix, check_pairs, draw_mix, mix_batch, mix_images, mix_targets, soft_targets
@@ -122,3 +122,59 @@ def test_a_batch_whose_pairs_would_be_torn_apart_is_refused():
     message = r"--batch-size 62 is not divisible by 2 x 4 processes, which mixing of pairs needs; .*: 56, 64; or turn"
     with pytest.raises(ValueError, match=message):
         check_pairs(62, 4)
+
+
+def test_the_nearest_batch_sizes_are_accepted_themselves():
+    with pytest.raises(ValueError, match="accepted: 8; or turn it off"):
+        check_pairs(2, 4)
+    message = (
+        r"^--batch-size 480 pairs rows 1 x 240 positions apart for mixing: of 3 views .*: 478, 482; or turn it off"
+    )
+    with pytest.raises(ValueError, match=message):
+        check_pairs(480, 1, views=3)
+    with pytest.raises(ValueError, match=r"--batch-size 32 pairs rows 2 x 8 .* accepted: 24, 40; or turn"):
+        check_pairs(32, 4, views=3, lanes=8)
+    with pytest.raises(ValueError, match=r"--batch-size 10 is not divisible by 2 x 2 .* accepted: 4, 12; or turn"):
+        check_pairs(10, 2, views=2, lanes=4)  # 8 would pair views
+    for size, world, views, lanes in ((478, 1, 3, 240), (482, 1, 3, 240), (24, 4, 3, 8), (40, 4, 3, 8), (4, 2, 2, 4)):
+        check_pairs(size, world, views=views, lanes=lanes)
+    check_pairs(480, 1)  # one view of each image
+    check_pairs(1440, 1, views=3)  # three rows of lanes apart: the third view is two from the first
+
+
+def pairs_of_one_sample(order: Order, batch_size: int, epochs: int) -> tuple[float, set[tuple[int, int]]]:
+    """Of the pairs within an epoch the share that shows one sample twice, and which (epoch, sample) these are."""
+    steps = epochs * order.epoch_positions // batch_size + 1
+    located = order.locate(np.arange(steps * batch_size))
+    sample, epoch, view = (values.reshape(steps, 2, -1).swapaxes(0, 1) for values in located[1:])
+    same = (sample[0] == sample[1]) & (epoch[0] == epoch[1])
+    assert (view[0][same] != view[1][same]).all()
+    return float(same.mean()), set(zip(epoch[0][same].tolist(), sample[0][same].tolist(), strict=True))
+
+
+@pytest.mark.parametrize(("samples", "lanes"), [(96, 12), (101, 12), (7, 7)])
+def test_no_accepted_batch_pairs_two_views_of_a_sample(samples: int, lanes: int):
+    """In a plan of 12 lanes; the last dataset has fewer samples. Of 101 the last 5 of an epoch make a shorter row, the
+    one place where there may be such pairs.
+    """
+    views, epochs, refused = 3, 3, []
+    plan = Plan(lanes=12, views=views, block_bytes=5_000)
+    order = Order([samples], [1_000 * samples], fingerprint="5e" * 32, plan=plan, seed=1)
+    full = samples // lanes * lanes * views
+    ends = order.locate(
+        np.concatenate([np.arange(full, samples * views) + n * samples * views for n in range(epochs + 1)])
+    )
+    shorter_rows = set(zip(ends.epoch.tolist(), ends.sample.tolist(), strict=True))
+    met = False
+    for size in range(2, 2 * (views + 1) * lanes + 2, 2):
+        share, twice = pairs_of_one_sample(order, size, epochs)
+        try:
+            check_pairs(size, 1, views=views, lanes=lanes)
+        except ValueError:
+            refused.append(size)
+            assert share > 0.2, size
+            continue
+        assert twice <= shorter_rows, size
+        met = met or bool(twice)
+    assert refused == [2 * lanes, 4 * lanes]
+    assert met == bool(samples % lanes)
