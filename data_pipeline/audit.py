@@ -59,7 +59,10 @@ class PartAudit:
 
 @dataclass(frozen=True)
 class Audit:
-    """Of a whole run. `faults` are sentences, none where all is as it should be."""
+    """Of a whole run. `faults` are sentences, none where all is as it should be.
+
+    `fixed_views`: how many different views of each sample are shown in all; None: new ones in every epoch.
+    """
 
     run: str
     checkpoint: str
@@ -69,6 +72,7 @@ class Audit:
     seed: int
     plan: dict[str, Any]
     skipped: tuple[tuple[int, int], ...]
+    fixed_views: int | None = None
     parts: tuple[PartAudit, ...] = ()
     faults: tuple[str, ...] = ()
 
@@ -82,7 +86,9 @@ class Audit:
         skipped = sum(stop - start for start, stop in self.skipped)
         found = [
             f"{self.run}, {self.checkpoint}: {self.step:,} steps of {self.batch_size:,}, position {self.position:,}, "
-            f"seed {self.seed}" + (f", {skipped:,} positions skipped" if skipped else "")
+            f"seed {self.seed}"
+            + (f", {skipped:,} positions skipped" if skipped else "")
+            + ("" if self.fixed_views is None else f", {self.fixed_views:,} fixed views of each sample, in turn")
         ]
         for part in self.parts:
             found.append(f"{part.data} [{part.split}], fingerprint {part.fingerprint[:16]}: {part.statement}")
@@ -116,6 +122,7 @@ def audit_run(config: AuditConfig, console: Console) -> Audit:
         seed=run.stream["seed"],
         plan=asdict(plan),
         skipped=tuple(run.skipped),
+        fixed_views=run.fixed_views,
     )
     faults = _place_faults(result)
     ingredients = []

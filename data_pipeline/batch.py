@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from data_pipeline.order import Integers
+from data_pipeline.randomness import hash_array
 from data_pipeline.rows import Substitution
 
 
@@ -16,7 +17,8 @@ class Batch:
 
     views: for each group of views (b, copies, height, width, channels), of the split's type; a single view is one group
     of one copy. labels: int64, (b,), -1 where there is none. positions: run positions, int64, (b,). datasets, samples,
-    epochs: which sample each row is; numbers within the split, before any substitution. substitutions: of these rows.
+    epochs: which sample each row is; numbers within the split, before any substitution. Where a stream has fixed
+    views, epochs are the numbers of these instead. substitutions: of these rows.
     """
 
     views: tuple[Tensor, ...]
@@ -34,6 +36,20 @@ class Batch:
         for dataset, sample, _, _ in self.substitutions:
             found |= (self.datasets == dataset) & (self.samples == sample)
         return torch.from_numpy(found)
+
+    @property
+    def shown(self) -> Integers:
+        """Numbers of the samples whose pixels and labels the rows hold, after substitution: (b,)."""
+        found = self.samples.copy()
+        for dataset, sample, replacement, _ in self.substitutions:
+            found[(self.datasets == dataset) & (self.samples == sample)] = replacement
+        return found
+
+    def view_keys(self) -> Integers:
+        """A number for what each row shows, (b,): equal where dataset, sample and epoch, or fixed view, are."""
+        views = np.asarray([self.datasets, self.epochs], np.uint64)
+        seeds = hash_array(hash_array(0, views[0]), views[1])
+        return (hash_array(seeds, self.samples.astype(np.uint64)) >> np.uint64(1)).astype(np.int64)
 
     @property
     def images(self) -> Tensor:

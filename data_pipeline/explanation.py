@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_pipeline.manifest import read_manifest
-from data_pipeline.order import Plan, lanes_for, rank_positions
+from data_pipeline.order import Plan, fixed, lanes_for, rank_positions
 from data_pipeline.recorded_run import Ingredient, find_data, find_members, make_mixture, read_members, read_run
 from data_pipeline.sample_facts import SampleFacts, look_up
 from data_pipeline.survey_config import ExplainConfig
@@ -17,7 +17,10 @@ from data_pipeline.text_table import text_table
 
 @dataclass(frozen=True)
 class Row:
-    """One sample of a batch. `replaced_by`: key of the one shown instead, where the run found it not to decode."""
+    """One sample of a batch. `replaced_by`: key of the one shown instead, where the run found it not to decode.
+
+    `view`: of those that an epoch shows of the sample, or, where the run has fixed views, which of these.
+    """
 
     position: int
     dataset: int
@@ -29,7 +32,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Explanation:
-    """A rank's part of the batch of a step; the batch is the run positions from `start` to before `stop`."""
+    """A rank's part of the batch of a step; the batch is the run positions from `start` to before `stop`.
+
+    `fixed_views`: how many different views of each sample the run shows in all; None: new ones in every epoch.
+    """
 
     step: int
     rank: int
@@ -41,6 +47,7 @@ class Explanation:
     data: tuple[str, ...]
     split: str
     rows: tuple[Row, ...]
+    fixed_views: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """One flat object for each row."""
@@ -60,7 +67,8 @@ class Explanation:
     def table(self) -> str:
         """For people."""
         has_datasets = len(self.data) > 1
-        has_views = self.plan.views > 1 or any(row.view for row in self.rows)  # a view is also a copy of a sample
+        # A view is also a copy of a sample.
+        has_views = self.plan.views > 1 or self.fixed_views is not None or any(row.view for row in self.rows)
         has_names = any(row.facts.name is not None for row in self.rows)
         heading = ["position", "epoch", "shard", "row", "key"]
         heading += ["data"] * has_datasets + ["view"] * has_views + ["source"] * has_names + ["class"]
@@ -75,6 +83,7 @@ class Explanation:
         title = (
             f"step {self.step:,}: positions {self.start:,} to {self.stop:,} of {', '.join(self.data)} [{self.split}], "
             f"seed {self.seed}, {self.plan.lanes:,} lanes; {len(rows):,} of them on rank {self.rank} of {self.world}"
+            + ("" if self.fixed_views is None else f"; {self.fixed_views:,} fixed views of each sample, in turn")
         )
         return f"{title}\n\n{text_table(heading, rows)}"
 
@@ -132,7 +141,8 @@ def _of_run(config: ExplainConfig, where: str) -> Explanation:
         for manifest in manifests
     ]
     replaced = {(dataset, sample): other for dataset, sample, other, _ in run.stream["substitutions"]}
-    return _explain(config, ingredients, _Course(plan, seed, run.batch_size, run.skipped, replaced))
+    course = _Course(plan, seed, run.batch_size, run.skipped, replaced, run.fixed_views)
+    return _explain(config, ingredients, course)
 
 
 class _Course(NamedTuple):
@@ -143,15 +153,19 @@ class _Course(NamedTuple):
     batch_size: int
     skipped: Sequence[tuple[int, int]] = ()
     replaced: Mapping[tuple[int, int], int] = MappingProxyType({})
+    fixed_views: int | None = None
 
 
 def _explain(config: ExplainConfig, ingredients: Sequence[Ingredient], course: _Course) -> Explanation:
-    plan, seed, batch_size, skipped, replaced = course
+    plan, seed, batch_size, skipped, replaced, fixed_views = course
     if batch_size % config.world:
         raise ValueError(f"--world {config.world}: so many processes cannot share a batch of {batch_size} equally")
     start = batch_start(config.step, batch_size, skipped)
     positions = rank_positions(start, batch_size, config.rank, config.world)
-    located = make_mixture(ingredients, plan, seed).locate(positions)
+    locate = make_mixture(ingredients, plan, seed).locate
+    located = locate(positions)
+    if fixed_views is not None:
+        located = located._replace(view=fixed(locate, plan.views, fixed_views, positions).epoch)
     facts: list[SampleFacts | None] = [None] * len(positions)
     instead: list[str | None] = [None] * len(positions)
     for number, part in enumerate(ingredients):
@@ -178,6 +192,7 @@ def _explain(config: ExplainConfig, ingredients: Sequence[Ingredient], course: _
         data=tuple(str(part.manifest.folder) for part in ingredients),
         split=ingredients[0].split,
         rows=tuple(rows),
+        fixed_views=fixed_views,
     )
 
 

@@ -8,7 +8,7 @@ and a rank that takes the positions congruent to r mod R reads only its own lane
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -259,6 +259,17 @@ class Mixture:
             for target, values in zip(result[1:], order.locate(own[chosen])[1:], strict=True):
                 target[chosen] = values
         return result
+
+
+def fixed(locate: Callable[[Integers], Located], views: int, count: int, positions: Integers) -> Located:
+    """What `locate` gives, where each sample has `count` different views in all: slot (epoch * views + view) mod count.
+
+    `views` are those of an epoch. The slot takes the epoch's place, so that slot s shows of a sample what epoch s of a
+    run with one view an epoch shows.
+    """
+    located = locate(positions)
+    slots = (located.epoch * views + located.view) % count
+    return located._replace(epoch=slots, view=np.zeros_like(slots))
 
 
 def block_bounds(shard_samples: Integers, shard_bytes: Integers, plan: Plan) -> Integers:

@@ -42,6 +42,11 @@ class RecordedRun:
         return sorted((start, stop) for start, stop in self.stream["skipped"])
 
     @property
+    def fixed_views(self) -> int | None:
+        """How many different views of each sample are shown in all; None: new ones in every epoch."""
+        return self.stream.get("fixed_views")
+
+    @property
     def plan(self) -> Plan:
         """Raises ValueError for a plan of another version of sherd."""
         recorded = self.stream["plan"]
@@ -69,7 +74,7 @@ def read_run(where: str) -> RecordedRun:
     if not (folder / "config.json").is_file():
         raise ValueError(
             f"--run {where}: no config.json there; expected a run folder, the one that --out of "
-            "pretrain/mae.py or finetune/classify.py named"
+            "pretrain/mae.py, pretrain/distill.py or finetune/classify.py named"
         )
     config = read_json(folder / "config.json")
     missing = [name for name in ("batch_size", "split") if name not in config]

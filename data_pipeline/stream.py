@@ -22,7 +22,7 @@ from data_pipeline.filling import PooledFilling
 from data_pipeline.jobs import Job, locate_batches
 from data_pipeline.location import RemotePath
 from data_pipeline.manifest import sample_starts
-from data_pipeline.order import Integers, Mixture, Order, Plan, rank_positions
+from data_pipeline.order import Integers, Mixture, Order, Plan, fixed, rank_positions
 from data_pipeline.rows import FillReport, Part, layout_of
 from data_pipeline.stages import Stages, stages_of, what_binds
 from data_pipeline.substitutions import Substitutions
@@ -51,10 +51,12 @@ class Stream(IterableDataset[Batch]):
         cache: "memory" decodes all images once, into the memory of this machine; "device" also keeps them on `device`
             and makes views there; "none" decodes each time. The views are the same to the bit.
         device: where `cache="device"` keeps images and hands out batches.
+        fixed_views: show no more than so many different views of each sample, in turn; see `order.fixed`.
 
     Raises:
         ValueError: a batch that the ranks cannot share equally, weights that do not fit the parts, empty parts, parts
-            with different channels or types of pixels, a policy that cannot change such pixels.
+            with different channels or types of pixels, a policy that cannot change such pixels, fixed views of samples
+            with several places.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Stream(IterableDataset[Batch]):
         patience: float = 60.0,
         cache: Literal["none", "memory", "device"] = "none",
         device: torch.device | str = "cpu",
+        fixed_views: int | None = None,
     ) -> None:
         if batch_size % world or batch_size < 1:
             near = max(world, batch_size // world * world)
@@ -102,6 +105,14 @@ class Stream(IterableDataset[Batch]):
         ]
         self._order = Mixture(orders, self.plan)
         self._has_copies = any(order.has_copies for order in orders)
+        if fixed_views is not None and fixed_views < 1:
+            raise ValueError(f"fixed_views {fixed_views}: expected at least 1, or None for new views in every epoch")
+        if fixed_views is not None and self._has_copies:
+            raise ValueError(
+                f"fixed_views {fixed_views}: expected members that have one place in an epoch each, and some have "
+                "several; name each once, or leave fixed_views out"
+            )
+        self._fixed_views = fixed_views
         if cache != "none" and isinstance(view, WholeView):
             raise ValueError(
                 f"--cache {cache} keeps images as libjpeg-turbo decodes them for crops, and {view} takes them from "
@@ -191,6 +202,8 @@ class Stream(IterableDataset[Batch]):
 
     def state(self) -> dict[str, Any]:
         """Everything a resumed stream needs, for JSON. Only `substitutions` can differ between ranks: merge them."""
+        # Left out where there is no such number, as in the states of before there could be one.
+        fixed = {} if self._fixed_views is None else {"fixed_views": self._fixed_views}
         return {
             "fingerprints": [split.fingerprint for split in self._splits],
             "plan": asdict(self.plan) | {"weights": list(self.plan.weights)},
@@ -198,6 +211,7 @@ class Stream(IterableDataset[Batch]):
             "position": self._position,
             "substitutions": self._substitutions.to_json(),
             "skipped": [list(span) for span in self._spans.skipped],
+            **fixed,
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -211,9 +225,10 @@ class Stream(IterableDataset[Batch]):
             ("fingerprints", "the dataset is another one than the run was begun with: give its folder with --data"),
             ("plan", "the order would differ: give the options that the run was begun with"),
             ("seed", "the order would differ: give the --seed that the run was begun with"),
+            ("fixed_views", "other views would be shown: give as many as the run was begun with"),
         ):
-            if state[name] != own[name]:
-                raise ValueError(f"cannot resume the stream: {name} was {state[name]}, now {own[name]}; {why}")
+            if state.get(name) != own.get(name):
+                raise ValueError(f"cannot resume the stream: {name} was {state.get(name)}, now {own.get(name)}; {why}")
         self._position = state["position"]
         self._spans.skipped = [(start, stop) for start, stop in state["skipped"]]
         self._substitutions.load(state["substitutions"])
@@ -264,7 +279,10 @@ class Stream(IterableDataset[Batch]):
 
     def _jobs(self) -> Iterator[Job]:
         own = partial(rank_positions, rank=self._rank, world=self._world)
-        return locate_batches(self._spans.after(self._position), own, self._order.locate, self._starts)
+        locate = self._order.locate
+        if self._fixed_views is not None:
+            locate = partial(fixed, locate, self.plan.views, self._fixed_views)
+        return locate_batches(self._spans.after(self._position), own, locate, self._starts)
 
 
 def _nobody(message: str) -> None:

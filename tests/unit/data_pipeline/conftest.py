@@ -43,13 +43,15 @@ def write_dataset(
     split: str = "train",
     array: tuple[int, str] | None = None,
     withdrawn: Sequence[int] = (),
+    unlabelled: Sequence[int] = (),
     annotations: Sequence[bytes | None] = (),
     is_image_last: bool = False,
     folder_in_tar: str = "",
 ) -> Manifest:
     """A dataset of PNGs; sample i shows i and has label i mod 10; `broken` ones hold bytes that are no image.
 
-    With `array`, which is channels and type, samples are .npy files of noise. `withdrawn` ones are marked as such.
+    With `array`, which is channels and type, samples are .npy files of noise. `withdrawn` ones are marked as such, and
+    `unlabelled` ones have no label.
     `annotations` are what the .json of each sample holds, None for no such file. As in tars of others, the image may
     stand behind its sample's other files, and all of them in a folder, whose name may be too long for a plain header.
     """
@@ -64,7 +66,7 @@ def write_dataset(
             for row in range(count):
                 image = png(sample, size) if array is None else npy(sample, size, *array)
                 image = b"no image at all" if sample in broken else image
-                files = {"cls": str(sample % 10).encode()}
+                files = {} if sample in unlabelled else {"cls": str(sample % 10).encode()}
                 if annotations and (text := annotations[sample]) is not None:
                     files["json"] = text
                 annotation_hash = xxhash.xxh3_64_intdigest(b"".join(files.values()))
@@ -83,7 +85,7 @@ def write_dataset(
                     len(image),
                     xxhash.xxh3_64_intdigest(image),
                     annotation_hash,
-                    sample % 10,
+                    -1 if sample in unlabelled else sample % 10,
                     size,
                     size,
                     1,

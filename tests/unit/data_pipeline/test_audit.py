@@ -218,6 +218,37 @@ def test_places_of_balanced_classes_are_no_repeats(make_dataset: MakeDataset, tm
     assert (found.parts[0].samples, found.parts[0].places) == (5, 8)
 
 
+@pytest.mark.parametrize("share", [None, 0.25])
+def test_everyone_takes_part_but_those_held_out(make_dataset: MakeDataset, tmp_path: Path, share: float | None) -> None:
+    data = on_disk(make_dataset([13, 15, 12], unlabelled=[4, 17]))
+    chosen = choose_samples(data, "train", seed=3, per_class=2, hold_out_share=share, everyone=True)
+    count = 40 if share is None else 30
+    run = write_run(tmp_path / "run", [data], 2 * 40, Plan(lanes=12, subset=chosen.subset))
+    found = audited(run)
+    assert found.faults == ()
+    assert (found.parts[0].samples, found.parts[0].places) == (count, count)
+    assert sum(seen * samples for seen, samples in found.parts[0].seen.items()) == 80
+    np.save(tmp_path / "members.npy", chosen.training)
+    assert audited(run, members=str(tmp_path / "members.npy")) == found
+    other = write_run(tmp_path / "other", [data], 80, Plan(lanes=12, subset=chosen.subset), seed=4)
+    assert "chosen anew it is '2-a-class-" in audited(other).faults[0]
+
+
+def test_fixed_views_are_told_of_and_counted_as_any_others(make_dataset: MakeDataset, tmp_path: Path) -> None:
+    data, plan = on_disk(make_dataset([13, 15, 12])), Plan(lanes=12, views=3)
+    part = Part(data, "train")
+    stream = Stream([part], CenterCrop((8, 8)), batch_size=BATCH, seed=3, plan=plan, epochs=1, fixed_views=4)
+    shown = Counter(sample for batch in stream for sample in batch.samples.tolist())
+    found = audited(write_run(tmp_path / "run", [data], **stream.state()))
+    assert found.faults == ()
+    assert found.parts[0].seen == {3: 40} == Counter(shown.values())
+    assert found.lines()[0].endswith("15 steps of 8, position 120, seed 3, 4 fixed views of each sample, in turn")
+    assert found.to_json()["fixed_views"] == 4
+    new = audited(write_run(tmp_path / "new", [data], 120, plan))
+    assert new.lines()[0].endswith("position 120, seed 3")
+    assert new.to_json()["fixed_views"] is None
+
+
 def test_an_unknown_rule_asks_for_its_members(make_dataset: MakeDataset, tmp_path: Path) -> None:
     data = on_disk(make_dataset([13, 15, 12]))
     found = audited(write_run(tmp_path / "run", [data], 80, Plan(lanes=12, subset="prettiest-0123")))

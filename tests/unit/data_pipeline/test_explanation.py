@@ -175,6 +175,24 @@ def test_it_is_what_the_stream_hands_out(make_dataset: MakeDataset, tmp_path: Pa
             assert samples(found) == expected
 
 
+@pytest.mark.parametrize("views", [1, 3])
+def test_a_row_says_which_of_the_fixed_views_it_shows(make_dataset: MakeDataset, tmp_path: Path, views: int) -> None:
+    data, plan = on_disk(make_dataset([20, 33, 17])), Plan(lanes=12, views=views)
+    part = Part(data, "train")
+    stream = Stream([part], CenterCrop((8, 8)), batch_size=8, seed=9, plan=plan, epochs=3, fixed_views=4)
+    batches = list(stream)
+    run = write_run(tmp_path / "run", data, plan, fixed_views=stream.state()["fixed_views"])
+    for step in (1, 3 * views, len(batches)):
+        found, batch = explain(ExplainConfig(step, run=str(run))), batches[step - 1]
+        assert samples(found) == batch.samples.tolist()
+        assert [row.view for row in found.rows] == batch.epochs.tolist()
+        assert [row.epoch for row in found.rows] == [row.position // (70 * views) for row in found.rows]
+    table = found.table().splitlines()
+    assert table[0].endswith("; 8 of them on rank 0 of 1; 4 fixed views of each sample, in turn")
+    assert table[2].split() == ["position", "epoch", "shard", "row", "key", "view", "class"]
+    assert found.to_json()["fixed_views"] == 4
+
+
 def test_a_run_of_other_data_is_refused(make_dataset: MakeDataset, tmp_path: Path) -> None:
     data, other = on_disk(make_dataset([20, 33, 17])), on_disk(make_dataset([20, 33, 18]))
     run = write_run(tmp_path / "run", data, Plan())

@@ -199,24 +199,39 @@ def test_by_default_a_slow_worker_is_a_warning(make_dataset: MakeDataset, views:
     stream.close()
 
 
-def test_patience_grows_with_the_waiting(make_dataset: MakeDataset, views: ModuleType, tmp_path: Path):
+def test_patience_grows_with_the_waiting(
+    make_dataset: MakeDataset, views: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """By a clock of its own, which stands still but for the waiting."""
     flag = tmp_path / "held"
-    times: list[float] = []
+    now = 1000.0
+    told: list[float] = []
 
     def say(message: str) -> None:
-        times.append(time.perf_counter())
-        if len(times) == 5:
+        told.append(now - 1000)
+        if len(told) == 5:
             flag.unlink()
 
     view = views.Held((8, 8), while_it_exists=flag)
-    stream = Stream([part(make_dataset([80]))], view, batch_size=8, seed=0, workers=1, epochs=1, say=say, patience=0.01)
+    stream = Stream([part(make_dataset([80]))], view, batch_size=8, seed=0, workers=1, epochs=1, say=say, patience=0.25)
     batches = iter(stream)
     next(batches)
     wait_for_workers(stream)
+    pool = stream._filling._pool
+    receive = pool._receive  # type: ignore[union-attr]
+
+    def wait_in_vain(seconds: float) -> None:
+        nonlocal now
+        if flag.exists():
+            now += seconds
+        else:
+            receive(seconds)
+
     flag.touch()
+    monkeypatch.setattr("data_pipeline.workers.perf_counter", lambda: now)
+    monkeypatch.setattr(pool, "_receive", wait_in_vain)
     assert len(list(batches)) == 9
-    gaps = np.diff(times)
-    assert all(gaps[number] >= 0.9 * gaps[:number].sum() for number in range(1, len(gaps)))
+    assert told == [0.25, 0.5, 1, 2, 4]
     stream.close()
 
 
