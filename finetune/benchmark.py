@@ -22,13 +22,13 @@ def run(name: str, config: BenchmarkConfig) -> None:
 
     from data_pipeline.manifest import read_manifest
     from finetune.comparison import Comparison, table
-    from finetune.model_source import find_source
     from launch.atomic import write_atomically, write_json
     from launch.console import Console
     from launch.environment import environment
     from launch.redaction import redact
     from launch.run_folder import open_run
     from launch.strict_json import to_json
+    from pretrain.model_source import find_source
     from pretrain.session import LIBRARIES, explained
 
     began = time.monotonic()

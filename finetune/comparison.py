@@ -13,12 +13,13 @@ from data_pipeline.subset import labelled_samples
 from data_pipeline.task_pool import Report, TaskPool
 from finetune.benchmark_config import BenchmarkConfig
 from finetune.classification import classify
-from finetune.classify_config import SCRATCH, ClassifyConfig
-from finetune.model_source import ModelSource
+from finetune.classify_config import ClassifyConfig
 from finetune.pixel_neighbours import pixel_neighbour_accuracy
 from finetune.recipes import RECIPES
 from launch.console import Console
 from launch.lock import FolderInUseError, LockLostError
+from pretrain.model_source import ModelSource
+from pretrain.supervised_config import SCRATCH
 from pretrain.world import World
 
 Say = Callable[[str], None]

@@ -17,9 +17,9 @@ from data_pipeline.stock_view import StockView
 from data_pipeline.subset import labelled_samples, read_labels
 from finetune.feature_cache import FeatureCache
 from finetune.frozen_features import ROWS, Choice, FrozenEncoder
-from finetune.model_source import ModelSource
 from launch.console import Console
 from pretrain.health import extract
+from pretrain.model_source import ModelSource
 from pretrain.session import bit_equality_depends_on
 
 _FORMAT = 1  # what else in sherd the features depend on: to be raised with a change of it

@@ -10,8 +10,8 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from finetune.backbones import restore
-from finetune.model_source import ModelSource
+from pretrain.backbones import restore
+from pretrain.model_source import ModelSource
 from pretrain.world import World
 
 ROWS = 256

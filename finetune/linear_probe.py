@@ -12,11 +12,11 @@ from data_pipeline.randomness import Purpose, key
 from data_pipeline.rows import Part
 from data_pipeline.stream import Batch, Stream
 from data_pipeline.subset import labelled_samples
-from finetune.accuracy import evaluate_split
 from finetune.frozen_features import FrozenEncoder
 from finetune.linear_layer import LinearLayer, create_lars
 from finetune.probe_config import LarsProbeConfig
 from launch.strict_json import read_json
+from pretrain.accuracy import evaluate_split
 from pretrain.loop import fit
 from pretrain.optimizer import schedule
 from pretrain.saver import Keeping

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.text_table import text_table
-from finetune.intervals import Bootstrap, Interval
 from finetune.paired_tests import McNemar, difference_interval, holm, mcnemar
-from finetune.prediction_file import PredictionFile, read_predictions
 from finetune.validate_config import ValidateConfig
 from finetune.written_folder import WrittenFolder
 from launch.atomic import write_json
 from launch.console import Console
+from pretrain.intervals import Bootstrap, Interval
+from pretrain.prediction_file import PredictionFile, read_predictions
 
 COMPARISON = "comparison.json"
 _FORMAT = "sherd-comparison"

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.intervals import Bootstrap, Counts, Interval
+from pretrain.intervals import Bootstrap, Counts, Interval
 
 _FEW = 25  # discordant images, below which the chi-squared distribution is not close enough
 

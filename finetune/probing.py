@@ -11,7 +11,6 @@ from finetune.few_shot import probe_few_shot
 from finetune.frozen_features import FrozenEncoder, freeze
 from finetune.linear_probe import train_linear_probe
 from finetune.linear_sweep import probe_by_sweep
-from finetune.model_source import find_source
 from finetune.neighbours import probe_neighbours
 from finetune.probe_config import (
     MAY_CHANGE_ON_RESUME,
@@ -22,6 +21,7 @@ from finetune.probe_config import (
 )
 from launch.console import Console
 from launch.redaction import redact
+from pretrain.model_source import find_source
 from pretrain.pixels import check_channels
 from pretrain.session import loader_workers, session
 from pretrain.world import World

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from data_pipeline.augment import CenterCrop, View
 from data_pipeline.rows import Part
 from data_pipeline.stock_view import StockView
-from finetune.backbones import restore
-from finetune.model_source import ModelSource, find_source
 from finetune.validate_config import ValidateConfig
 from launch.redaction import redact
+from pretrain.backbones import restore
+from pretrain.model_source import ModelSource, find_source
 from pretrain.pixels import check_channels
 from pretrain.world import World
 

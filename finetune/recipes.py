@@ -8,10 +8,10 @@ here, so they are cited and not claimed.
 
 from dataclasses import replace
 
-from finetune.backbone_config import BackboneConfig
 from finetune.classify_config import ClassifyConfig
 from launch.settings import Recipe
 from pretrain.augment_config import AugmentationConfig, MixingConfig
+from pretrain.backbone_config import BackboneConfig
 from pretrain.config import OptimizerConfig
 
 
@@ -117,6 +117,7 @@ RECIPES: dict[str, Recipe[ClassifyConfig]] = {
             pool="token",
             head="keep",
             layer_decay=None,
+            drop_path=0.0,  # the released code fine-tunes in evaluation mode
             max_world=512,
             precision="bf16",
             checkpoint_steps=1000,

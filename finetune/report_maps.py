@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
@@ -12,8 +13,6 @@ from data_pipeline.chunks import chunks
 from data_pipeline.manifest import read_manifest
 from data_pipeline.rows import Part
 from finetune.attention import class_token_attention, position_similarity
-from finetune.backbones import restore
-from finetune.model_source import ModelSource, find_source
 from finetune.report_blocks import Block, Caption, Picture, Scale, Strips, Tile
 from finetune.report_facts import number
 from finetune.report_folders import Folder
@@ -24,8 +23,10 @@ from finetune.report_pictures import (
     similarity_maps,
     tile,
 )
+from pretrain.backbones import restore
 from pretrain.encoder import unsupported_features
 from pretrain.model_folder import WEIGHTS
+from pretrain.model_source import ModelSource, find_source
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def map_blocks(folder: Folder, images: int) -> list[Block]:
     text = (
         f"Attention of the class token to the patches in the last block, on images of {shown.data} [{shown.split}]: "
         f"the mean of the {maps.shape[1]} heads, then each head. Every map is scaled to its own largest weight; the "
-        "number is the share of the attention that falls on patches, the rest stays on the class token."
+        f"number is the share of the attention that falls on patches, the rest stays on {_others(model)}."
     )
     if found.classes and model.global_pool == "avg":
         text += " This classifier decides by the mean of its patches, not by its class token."
@@ -81,12 +82,16 @@ def position_blocks(folder: Folder) -> list[Block]:
 def _load(found: ModelSource) -> VisionTransformer:
     """The model without its head, on the CPU. Raises ValueError for one that has no class token to look with."""
     model = restore(found, headless=True)
-    if unsupported_features(model):
+    if unsupported_features(model) and not isinstance(model, VisionTransformerDistilled):
         raise ValueError(
             f"{found.name}: its model is a {type(model).__name__}; maps are drawn of plain vision transformers alone"
         )
     assert isinstance(model, VisionTransformer)
     return model
+
+
+def _others(model: VisionTransformer) -> str:
+    return "the class token" if model.num_prefix_tokens == 1 else "the class and the distillation token"
 
 
 def _held_out_images(folder: Folder, found: ModelSource, count: int) -> _Shown:

@@ -8,10 +8,7 @@ from torch import Tensor
 from data_pipeline.manifest import read_manifest
 from data_pipeline.rows import Part
 from data_pipeline.text_table import text_table
-from finetune.accuracy import Accuracy, evaluate_split
 from finetune.class_mapping import ClassMapping, map_classes
-from finetune.intervals import Bootstrap
-from finetune.prediction_file import PREDICTIONS, write_predictions
 from finetune.ready_classifier import ReadyClassifier, open_classifier
 from finetune.validate_config import ValidateConfig
 from finetune.validation_figures import draw_confusion, draw_reliability
@@ -19,6 +16,9 @@ from finetune.written_folder import WrittenFolder
 from launch.atomic import write_json
 from launch.console import Console
 from launch.redaction import redact
+from pretrain.accuracy import Accuracy, evaluate_split
+from pretrain.intervals import Bootstrap
+from pretrain.prediction_file import PREDICTIONS, write_predictions
 from pretrain.session import loader_workers
 from pretrain.world import World
 

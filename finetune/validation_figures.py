@@ -12,9 +12,9 @@ from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from finetune.accuracy import Accuracy
-from finetune.calibration import BINS, EDGES
 from launch.atomic import write_atomically
+from pretrain.accuracy import Accuracy
+from pretrain.calibration import BINS, EDGES
 
 _INK, _MUTED, _GRID, _BAR, _GAP = "#1c1c20", "#707078", "#dcdce2", "#3b6ea5", "#d9822b"
 _MOST_NAMED = 30

@@ -9,11 +9,11 @@ from typing import Any
 from timm.layers.patch_embed import resample_patch_embed
 from torch import Tensor, nn
 
-from finetune.architectures import build
-from finetune.model_source import ModelSource
+from pretrain.architectures import build
 from pretrain.checkpoint import check_fit
 from pretrain.config import EncoderConfig
 from pretrain.encoder import create_encoder
+from pretrain.model_source import ModelSource
 from pretrain.positions import Interpolation, interpolate_positions
 
 _OWN_NORM = "fc_norm."

@@ -14,8 +14,8 @@ from data_pipeline.augment import View
 from data_pipeline.chunks import Chunk
 from data_pipeline.order import Integers
 from data_pipeline.rows import Part
-from finetune.evaluation_pass import each_once
-from finetune.intervals import Bootstrap, Counts, Interval, Statistics
+from pretrain.evaluation_pass import each_once
+from pretrain.intervals import Bootstrap, Counts, Interval, Statistics
 from pretrain.world import World
 
 

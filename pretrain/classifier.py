@@ -2,20 +2,23 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from data_pipeline.randomness import Purpose, key
-from finetune.architectures import complete, create_backbone, is_plain, own_pool
-from finetune.backbones import Loaded, head_names, load_other, load_plain
-from finetune.classify_config import SCRATCH, ClassifyConfig
-from finetune.model_source import ModelSource, find_source
+from pretrain.architectures import complete, create_backbone, is_plain, own_pool
+from pretrain.backbones import Loaded, head_names, load_other, load_plain
+from pretrain.class_agreement import check_classes
+from pretrain.model_source import ModelSource, find_source
+from pretrain.supervised_config import SCRATCH, SupervisedConfig
 
 Say = Callable[[str], None]
+Config = TypeVar("Config", bound=SupervisedConfig)
 
 
-def resolve(config: ClassifyConfig) -> tuple[ClassifyConfig, ModelSource | None]:
+def resolve(config: Config) -> tuple[Config, ModelSource | None]:
     """The config with the sizes and the pooling that the model will have, and what `init` names; None from scratch.
 
     Raises:
@@ -35,20 +38,32 @@ def resolve(config: ClassifyConfig) -> tuple[ClassifyConfig, ModelSource | None]
     return replace(config, encoder=encoder, pool=pool), source
 
 
-def build_classifier(config: ClassifyConfig, source: ModelSource | None, names: tuple[str, ...], say: Say) -> nn.Module:
+def build_classifier(
+    config: SupervisedConfig, source: ModelSource | None, names: tuple[str, ...], say: Say
+) -> nn.Module:
     """A classifier whose config `resolve` has given, with its weights at the start, on the CPU; says what came whence.
 
     Raises:
         ValueError: the weights do not fit, or the head that is to be kept is for other classes.
     """
     encoder = config.encoder
-    model = create_backbone(encoder, classes=len(names), pool=config.pool, drop_path=config.drop_path, seed=config.seed)
+    model = create_backbone(
+        encoder,
+        classes=len(names),
+        pool=config.pool,
+        drop_path=config.drop_path,
+        seed=config.seed,
+        initialization=config.initialization,
+    )
     _initialize_head(model, config)
     height, width = encoder.size
     if source is None:
         say(f"image_size: {height} x {width}; all weights are new (seed {config.seed})")
         return model
-    _check_head(config, source, names)
+    if config.head == "keep":
+        said = check_classes(source, names, "--head keep", fix="drop --head keep to start with a new one")
+        if said is not None:
+            say(said)
     loaded = _load(model, config, source)
     same = source.backbone.size == encoder.size
     say(f"image_size: {height} x {width} ({'from checkpoint' if same else 'as asked for'})")
@@ -64,14 +79,14 @@ def build_classifier(config: ClassifyConfig, source: ModelSource | None, names: 
     return model
 
 
-def _load(model: nn.Module, config: ClassifyConfig, source: ModelSource) -> Loaded:
+def _load(model: nn.Module, config: SupervisedConfig, source: ModelSource) -> Loaded:
     keeps_head = config.head == "keep"
     if is_plain(config.encoder) and is_plain(source.backbone):
         return load_plain(model, source, config.encoder.plain, config.interpolation, keeps_head=keeps_head)
     return load_other(model, source, keeps_head=keeps_head)
 
 
-def _initialize_head(model: nn.Module, config: ClassifyConfig) -> None:
+def _initialize_head(model: nn.Module, config: SupervisedConfig) -> None:
     """Small weights for every head: two of a distilled transformer."""
     generator = torch.Generator().manual_seed(key(config.seed, Purpose.HEAD) >> 1)
     with torch.no_grad():
@@ -81,23 +96,3 @@ def _initialize_head(model: nn.Module, config: ClassifyConfig) -> None:
                 nn.init.trunc_normal_(parameter, std=config.head_std, generator=generator)
             else:
                 nn.init.zeros_(parameter)
-
-
-def _check_head(config: ClassifyConfig, source: ModelSource, names: tuple[str, ...]) -> None:
-    if config.head == "fresh":
-        return
-    if source.classes == 0:
-        raise ValueError(f"--head keep: {source.path} has no head to keep; drop --head keep")
-    if source.classes != len(names):
-        raise ValueError(
-            f"--head keep: the head of {source.path} is for {source.classes} classes, the data have {len(names)}; "
-            "drop --head keep to start with a new one"
-        )
-    theirs = source.class_names
-    if theirs is not None and theirs != names and set(theirs) == set(names):
-        number = next(number for number, pair in enumerate(zip(theirs, names, strict=True)) if len(set(pair)) > 1)
-        raise ValueError(
-            f"--head keep: the head of {source.path} has the same classes in another order: its number {number} is "
-            f"{theirs[number]!r}, that of the data {names[number]!r}; drop --head keep, or shard the images with "
-            "classes in the head's order"
-        )

@@ -9,7 +9,8 @@ from torch import nn
 from data_pipeline.text_table import text_table
 from pretrain.config import OptimizerConfig
 from pretrain.layer_groups import has_layers, layers_of, names_of_layers
-from pretrain.optimizer import parameter_groups, peak_learning_rate
+from pretrain.optimizer import exempt_parameters, parameter_groups, peak_learning_rate
+from pretrain.supervised_config import SupervisedConfig
 
 _HEADING = ("layer", "parameters of", "lr scale", "peak lr", "weight decay", "without", "frozen")
 _WIDEST = 48
@@ -23,6 +24,17 @@ class _Row:
     decaying: int = 0
     exempt: int = 0
     frozen: int = 0
+
+
+def groups_of_run(model: nn.Module, config: SupervisedConfig) -> str:
+    """The table of the model that a supervised run trains."""
+    return group_table(
+        model,
+        config.optimizer,
+        batch_size=config.batch_size,
+        exempt=exempt_parameters(model),
+        layer_decay=config.layer_decay,
+    )
 
 
 def group_table(

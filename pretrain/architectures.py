@@ -11,7 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from data_pipeline.randomness import Purpose, key
-from finetune.backbone_config import BackboneConfig, Pool
+from pretrain.backbone_config import BackboneConfig, Pool
 from pretrain.encoder import create_classifier, initialize_encoder, unsupported_features
 
 _POOLING = {"mean": "avg", "token": "token"}
@@ -50,10 +50,16 @@ def own_pool(config: BackboneConfig) -> Literal["mean", "token"]:
     return "mean" if model.global_pool == "avg" else "token"
 
 
-def create_backbone(config: BackboneConfig, *, classes: int, pool: Pool, drop_path: float, seed: int) -> nn.Module:
+def create_backbone(
+    config: BackboneConfig,
+    *,
+    classes: int,
+    pool: Pool,
+    drop_path: float,
+    seed: int,
+    initialization: Literal["mae", "timm"] = "mae",
+) -> nn.Module:
     """A classifier with the weights that it starts with, on the CPU.
-
-    A plain vision transformer starts as masked autoencoders do, any other model as timm starts it.
 
     Args:
         config: with its sizes, as `complete` gives it.
@@ -61,6 +67,8 @@ def create_backbone(config: BackboneConfig, *, classes: int, pool: Pool, drop_pa
         pool: what the head sees; "own" is as timm builds the model.
         drop_path: rate of the last block.
         seed: of the weights.
+        initialization: of a plain vision transformer, as masked autoencoders start or as timm starts it; any other
+            model starts as timm's.
 
     Raises:
         ValueError: timm cannot build it so.
@@ -69,6 +77,10 @@ def create_backbone(config: BackboneConfig, *, classes: int, pool: Pool, drop_pa
     if is_plain(config):
         how = own_pool(config) if pool == "own" else pool
         model = create_classifier(config.plain, classes=classes, pool=how, drop_path=drop_path)
+        if initialization == "timm":
+            start = build(config.name, keywords(config, how) | {"num_classes": classes}, luck)
+            model.load_state_dict(start.state_dict())
+            return model
         initialize_encoder(model, torch.Generator().manual_seed(luck))
         return model
     arguments = keywords(config, pool) | {"num_classes": classes}
@@ -104,9 +116,10 @@ def build(name: str, arguments: dict[str, Any], luck: int) -> nn.Module:
         except (TypeError, ValueError, AssertionError, RuntimeError) as error:
             given = ", ".join(f"{option}={value}" for option, value in arguments.items())
             reason = " ".join(str(error).split()) or type(error).__name__
+            pooled = "; a model whose head sees something else needs --pool own" if "global_pool" in arguments else ""
             raise ValueError(
-                f"timm {timm.__version__} cannot build {name} with {given}: {reason}; change --image-size, "
-                "--pool or --encoder.arguments, or choose another --encoder.name"
+                f"timm {timm.__version__} cannot build {name} with {given}: {reason.rstrip('.')}; change --image-size, "
+                f"--pool or --encoder.arguments, or choose another --encoder.name{pooled}"
             ) from error
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from finetune.prediction_file import PREDICTIONS
+from pretrain.prediction_file import PREDICTIONS
 
 Which = Literal["last", "best"]
 """The model at the end of training, or that of its best evaluation."""

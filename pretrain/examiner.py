@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from data_pipeline.augment import CenterCrop
-from finetune.accuracy import Accuracy, evaluate_split
-from finetune.classify_config import ClassifyConfig
-from finetune.multi_label_accuracy import MultiLabelAccuracy, evaluate_multi_label_split
-from finetune.task import Task, Watched
+from pretrain.accuracy import Accuracy, evaluate_split
+from pretrain.multi_label_accuracy import MultiLabelAccuracy, evaluate_multi_label_split
 from pretrain.pixels import Normalization
 from pretrain.session import Session
+from pretrain.supervised_config import SupervisedConfig
+from pretrain.task import Task, Watched
 
 Examined = Accuracy | MultiLabelAccuracy
 """What an evaluation comes to: of one label an image, or of several."""
@@ -21,7 +21,7 @@ Examined = Accuracy | MultiLabelAccuracy
 class Examiner:
     """Evaluates a model as the run does."""
 
-    config: ClassifyConfig
+    config: SupervisedConfig
     task: Task
     normalization: Normalization
     own: Session

@@ -8,17 +8,17 @@ from typing import Any
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from finetune.accuracy import Accuracy
-from finetune.architectures import is_plain, keywords
-from finetune.evaluation_files import Which, evaluation_files
-from finetune.examiner import Examined, Examiner
-from finetune.intervals import Bootstrap
-from finetune.prediction_file import write_predictions
 from launch.file_hash import file_sha256
 from launch.strict_json import read_json
+from pretrain.accuracy import Accuracy
+from pretrain.architectures import is_plain, keywords
 from pretrain.best_checkpoint import find_best
 from pretrain.checkpoint import load_weights
+from pretrain.evaluation_files import Which, evaluation_files
+from pretrain.examiner import Examined, Examiner
+from pretrain.intervals import Bootstrap
 from pretrain.model_folder import WEIGHTS, Prepared, save_folder, save_model
+from pretrain.prediction_file import write_predictions
 from pretrain.training import Ending, Training
 
 

@@ -12,8 +12,8 @@ from pyarrow import parquet
 
 from data_pipeline.rows import Part
 from data_pipeline.sample_facts import look_up
-from finetune.predictions import MOST, Predictions
 from launch.atomic import Guard, write_atomically
+from pretrain.predictions import MOST, Predictions
 
 PREDICTIONS = "predictions.parquet"
 """The file's name in the folders of validate.py and classify.py."""

@@ -15,10 +15,10 @@ from data_pipeline.chunks import Chunk
 from data_pipeline.order import Integers
 from data_pipeline.rows import Part
 from data_pipeline.subset import read_labels
-from finetune.calibration import BINS, Calibration, bins_of, calibrate
-from finetune.evaluation_pass import each_once
-from finetune.intervals import Bootstrap, Counts, Interval, Statistics, summable
-from finetune.predictions import Predictions, join, predict
+from pretrain.calibration import BINS, Calibration, bins_of, calibrate
+from pretrain.evaluation_pass import each_once
+from pretrain.intervals import Bootstrap, Counts, Interval, Statistics, summable
+from pretrain.predictions import Predictions, join, predict
 from pretrain.world import World
 
 _WITH_INTERVALS = ("top1", "top5", "mean_class_accuracy", "nll", "ece", "brier")

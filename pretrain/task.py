@@ -9,15 +9,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from data_pipeline.label_sets import LabelSets, read_label_sets
-from data_pipeline.manifest import Manifest
+from data_pipeline.manifest import NO_LABEL, Manifest
 from data_pipeline.order import Integers
 from data_pipeline.rows import Part
 from data_pipeline.sample_rules import choose_samples
 from data_pipeline.stream import Batch
 from data_pipeline.subset import read_labels
-from finetune.classify_config import ClassifyConfig
 from launch.console import Console
 from pretrain.mixing import soft_targets
+from pretrain.supervised_config import SupervisedConfig
 
 
 @dataclass(frozen=True)
@@ -47,21 +47,31 @@ class Task:
     sets: LabelSets | None
     watched: Watched
     held_out: Watched
+    labelled: Integers | None = None
+    """Sorted numbers of the training samples whose labels may be looked at; None: of all."""
 
     def targets(self, batch: Batch, smoothing: float) -> tuple[Float[Tensor, "b classes"], Bool[Tensor, " b"]]:
         """What a model should say of each row, smoothed, and whether that is known: of what stands in for an image that
         does not decode it may not be, and its targets are zeros.
         """
         if self.sets is None:
-            return soft_targets(batch.labels, len(self.classes), smoothing), batch.labels >= 0
+            labels = batch.labels
+            if self.labelled is not None:
+                # A label is that of the sample shown, which may be another than the row's own.
+                first, end = (np.searchsorted(self.labelled, batch.shown, side=side) for side in ("left", "right"))
+                labels = torch.where(torch.from_numpy(end > first), labels, NO_LABEL)
+            return soft_targets(labels, len(self.classes), smoothing), labels >= 0
         known = batch.substituted.logical_not()
         whole = torch.from_numpy(self.sets.targets(batch.samples)).float()
         smoothed = whole * (1 - smoothing) + smoothing / 2  # each class is a question with two answers
         return smoothed * known[:, None], known
 
 
-def read_task(config: ClassifyConfig, manifest: Manifest, console: Console) -> Task:
+def read_task(config: SupervisedConfig, manifest: Manifest, console: Console, *, unlabelled: bool = False) -> Task:
     """Find out from a dataset's labels what is to be learnt.
+
+    `unlabelled`: all images of the training split but those for validation take part, and of those that the config does
+    not choose the labels are not looked at.
 
     Raises:
         ValueError: labels, a split, a class or a field is missing.
@@ -80,6 +90,7 @@ def read_task(config: ClassifyConfig, manifest: Manifest, console: Console) -> T
         hold_out_share=config.validation or None,
         balance=config.balance or None,
         label_sets=sets,
+        everyone=unlabelled,
     )
     classes = manifest.classes if sets is None else sets.names
     assert classes is not None
@@ -93,7 +104,12 @@ def read_task(config: ClassifyConfig, manifest: Manifest, console: Console) -> T
     if config.balance > 0 and chosen.training is not None:
         images, places = len(np.unique(chosen.training)), len(chosen.training)
         console.say(f"classes balanced by {config.balance:g}: {images:,} images have {places:,} places an epoch")
-    return Task(part, chosen.training, chosen.subset, classes, sets, watched, final)
+    if unlabelled:
+        assert chosen.training is not None
+        count = len(chosen.training)
+        labelled = count if chosen.labelled is None else len(chosen.labelled)
+        console.say(f"{labelled:,} images take part with their labels, {count - labelled:,} without")
+    return Task(part, chosen.training, chosen.subset, classes, sets, watched, final, chosen.labelled)
 
 
 def _read_sets(manifest: Manifest, split: str, field: str, names: Sequence[str] | None, console: Console) -> LabelSets:

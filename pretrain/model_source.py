@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finetune.architectures import complete, is_plain
-from finetune.backbone_config import BackboneConfig, Pool
 from launch.file_hash import file_sha256
 from launch.redaction import redact
 from launch.strict_json import read_json
+from pretrain.architectures import complete, is_plain
+from pretrain.backbone_config import BackboneConfig, Pool
 from pretrain.interchange import read_weights
 from pretrain.model_folder import inside_run, written_by_sherd
 from pretrain.pixels import IMAGENET, Normalization
@@ -99,8 +99,8 @@ def find_source(where: str, option: str, *, like: BackboneConfig | None = None) 
     if "://" not in where and (not path.exists() or is_bare):
         found = "a folder without config.json" if path.is_dir() else "no such folder"
         raise ValueError(
-            f"{said}: expected a run folder that pretrain/mae.py or finetune/classify.py has finished, a folder with a "
-            f"timm model (config.json, model.safetensors) or hf://user/name, found {found}"
+            f"{said}: expected a run folder that pretrain/mae.py, pretrain/distill.py or finetune/classify.py has "
+            f"finished, a folder with a timm model (config.json, model.safetensors) or hf://user/name, found {found}"
         )
     path = locate_weights(where, option)
     described = read_json(path / "config.json") if (path / "config.json").is_file() else {}
@@ -162,7 +162,7 @@ def _timm_folder(name: str, path: Path, described: Mapping[str, Any], said: str)
     except KeyError as error:
         raise ValueError(
             f"{said}: {path / 'config.json'} has no {error}, which timm writes into every model folder; write it again "
-            "with timm.models.save_for_hf, or give a folder that pretrain/mae.py or finetune/classify.py has written"
+            "with timm.models.save_for_hf, or give a folder that sherd has written"
         ) from error
 
 
