@@ -302,8 +302,8 @@ def test_repositories_of_the_hub_are_read_over_http_and_kept(tmp_path: Path):
 
 CLASSIFY = """
 import sys, torch
-from finetune.backbones import restore
-from finetune.model_source import find_source
+from pretrain.backbones import restore
+from pretrain.model_source import find_source
 source = find_source("hf://user/resnet", "--init")
 logits = restore(source)(torch.linspace(-1, 1, 3 * 64 * 64).view(1, 3, 64, 64))
 torch.save({"logits": logits, "names": list(source.class_names), "ours": source.is_ours}, sys.argv[1])

@@ -8,10 +8,10 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, brier_score_loss, f1_score
 
-from finetune.accuracy import measure
-from finetune.intervals import Bootstrap
-from finetune.multi_label_accuracy import measure_multi_label
 from finetune.paired_tests import difference_interval, holm, mcnemar
+from pretrain.accuracy import measure
+from pretrain.intervals import Bootstrap
+from pretrain.multi_label_accuracy import measure_multi_label
 
 
 def logits_of(shares: list[list[float]]) -> torch.Tensor:

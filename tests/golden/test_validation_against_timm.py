@@ -19,12 +19,12 @@ from data_pipeline.config import ShardConfig
 from data_pipeline.manifest import Manifest, read_manifest
 from data_pipeline.rows import Part
 from data_pipeline.sharding import shard_dataset
-from finetune.accuracy import measure
-from finetune.prediction_file import read_predictions
 from finetune.ready_classifier import open_classifier
 from finetune.validate_config import ValidateConfig
 from finetune.validation import validate
 from launch.console import Console
+from pretrain.accuracy import measure
+from pretrain.prediction_file import read_predictions
 from pretrain.world import World
 
 SAMPLES = Path(__file__).parents[3] / "shared/data/imagenet_samples/train.parquet"

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from finetune.classify_config import MAY_CHANGE_ON_RESUME, ClassifyConfig
+from finetune.classify_config import ClassifyConfig
 from finetune.recipes import RECIPES
 from launch.strict_json import from_json, to_json
 from pretrain.augment_config import AugmentationConfig, MixingConfig
 from pretrain.optimizer import peak_learning_rate
+from pretrain.supervised_config import MAY_CHANGE_ON_RESUME
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -22,11 +22,11 @@ from finetune import extraction
 from finetune.extraction import Features, extract_features, feature_identity, labelled, open_feature_cache
 from finetune.feature_cache import FeatureCache
 from finetune.frozen_features import FrozenEncoder, freeze
-from finetune.model_source import find_source
 from launch.console import Console
 from pretrain.config import EncoderConfig
 from pretrain.encoder import create_encoder, initialize_encoder
 from pretrain.model_folder import save_model
+from pretrain.model_source import find_source
 from pretrain.pixels import Normalization
 from pretrain.world import World
 

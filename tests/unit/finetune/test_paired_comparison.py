@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from finetune.paired_comparison import compare
-from finetune.prediction_file import Origin, PredictionFile
-from finetune.predictions import predict
 from finetune.validate_config import ValidateConfig
 from launch.console import Console
+from pretrain.prediction_file import Origin, PredictionFile
+from pretrain.predictions import predict
 
 ORIGIN = Origin("test", "f" * 64, ("cat", "dog"), "5" * 64)
 

@@ -15,10 +15,10 @@ from data_pipeline.manifest import Split
 from data_pipeline.stock_view import StockView
 from finetune.extraction import evaluation_view
 from finetune.frozen_features import FrozenEncoder, freeze
-from finetune.model_source import ModelSource, find_source
 from pretrain.config import EncoderConfig
 from pretrain.encoder import create_classifier, create_encoder
 from pretrain.model_folder import save_model
+from pretrain.model_source import ModelSource, find_source
 from pretrain.pixels import Normalization
 from pretrain.world import World
 

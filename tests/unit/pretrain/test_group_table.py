@@ -5,11 +5,13 @@ import timm
 import torch
 from torch import nn
 
-from finetune.group_table import group_table
 from finetune.trainable import freeze
 from finetune.trainable_config import Trainable
+from pretrain.backbone_config import BackboneConfig
 from pretrain.config import OptimizerConfig
+from pretrain.group_table import group_table, groups_of_run
 from pretrain.optimizer import exempt_parameters
+from pretrain.supervised_config import SupervisedConfig
 
 CONFIG = OptimizerConfig(5e-4, betas=(0.9, 0.999))
 
@@ -35,6 +37,14 @@ def test_a_small_vision_transformer():
         "1,077,706 parameters: 1,034,112 with weight decay 0.05, 43,594 without, 0 frozen",
         "adamw: peak learning rate 2.000e-03 = 0.0005 x batch 1024 / 256, x 0.5 for each layer before the last",
     ]
+
+
+def test_a_run_has_the_table_of_its_options():
+    model = create("vit_tiny_patch16_224", depth=2)
+    encoder = BackboneConfig("vit_tiny_patch16_224")
+    for decay in (0.5, None):
+        config = SupervisedConfig(encoder, epochs=100.0, batch_size=1024, optimizer=CONFIG, layer_decay=decay)
+        assert groups_of_run(model, config).splitlines() == table(model, decay)
 
 
 def test_what_is_frozen_has_no_rate():

@@ -16,8 +16,8 @@ from pyarrow import parquet
 
 from data_pipeline.manifest import Manifest
 from data_pipeline.rows import Part
-from finetune.prediction_file import PREDICTIONS, Origin, read_predictions, write_predictions
-from finetune.predictions import Predictions, predict
+from pretrain.prediction_file import PREDICTIONS, Origin, read_predictions, write_predictions
+from pretrain.predictions import Predictions, predict
 
 CLASSES = tuple("abcdefghij")
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from data_pipeline.augment import CenterCrop
 from data_pipeline.rows import Part
-from finetune.accuracy import evaluate_split, measure
-from finetune.intervals import Bootstrap
+from pretrain.accuracy import evaluate_split, measure
+from pretrain.intervals import Bootstrap
 from pretrain.world import World
 
 VIEW = CenterCrop((8, 8))

@@ -9,11 +9,11 @@ import torch
 from timm.models import save_for_hf
 from torch import nn
 
-from finetune.architectures import complete, create_backbone, is_plain, keywords
-from finetune.backbone_config import BackboneConfig
-from finetune.backbones import head_names, load_other, load_plain, restore
-from finetune.model_source import ModelSource, find_source
+from pretrain.architectures import complete, create_backbone, is_plain, keywords
+from pretrain.backbone_config import BackboneConfig
+from pretrain.backbones import head_names, load_other, load_plain, restore
 from pretrain.model_folder import Prepared, save_folder
+from pretrain.model_source import ModelSource, find_source
 from pretrain.pixels import Normalization
 
 NORMALIZATION = Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.accuracy import measure
-from finetune.intervals import Bootstrap, summable
+from pretrain.accuracy import measure
+from pretrain.intervals import Bootstrap, summable
 
 
 def test_every_draw_is_of_as_many_images_each_as_likely():
@@ -20,7 +20,7 @@ def test_every_draw_is_of_as_many_images_each_as_likely():
 
 def test_draws_do_not_depend_on_how_many_are_made_at_a_time(monkeypatch: pytest.MonkeyPatch):
     whole = np.concatenate(list(Bootstrap(100).resampled(30)))
-    monkeypatch.setattr("finetune.intervals._AT_ONCE", 70)
+    monkeypatch.setattr("pretrain.intervals._AT_ONCE", 70)
     pieces = list(Bootstrap(100).resampled(30))
     assert len(pieces) == 50
     assert (np.concatenate(pieces) == whole).all()

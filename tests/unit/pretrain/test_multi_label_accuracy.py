@@ -12,8 +12,8 @@ from torch import Tensor
 
 from data_pipeline.augment import CenterCrop
 from data_pipeline.rows import Part
-from finetune.intervals import Bootstrap
-from finetune.multi_label_accuracy import evaluate_multi_label_split, measure_multi_label
+from pretrain.intervals import Bootstrap
+from pretrain.multi_label_accuracy import evaluate_multi_label_split, measure_multi_label
 from pretrain.world import World
 
 
