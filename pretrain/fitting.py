@@ -43,7 +43,7 @@ class Fitting:
         names, parts = self.stepper.names, training.stream.parts
         self.watch = Watch(world, training.run, training.console, parts=parts, names=names, config=options.anomalies)
         self.clock = DeviceClock(world.device)
-        self.meter = Meter(world, options.work, self.clock)
+        self.meter = Meter(world, options.work, self.clock, options.shares)
         self.ahead = Ahead(training.stream, objective.inputs, world.device)
         self.standing = Standing()
         self.last = 0

@@ -99,3 +99,6 @@ class Options:
     compilation: Compilation | None = None
     selection: Selection | None = None
     """With one a checkpoint is saved before each evaluation, and `checkpoints/best` names the best."""
+    shares: Mapping[str, Callable[[], float]] = field(default_factory=dict)
+    """Parts of the time to tell apart, such as a teacher's: by its name in metrics.jsonl the seconds that each has
+    taken so far. Asked for often; nobody may have to wait for the answer."""

@@ -27,7 +27,7 @@ from data_pipeline.rows import FillReport
 from data_pipeline.stream import Batch, Stream
 from launch.console import Console
 from launch.run_folder import RunFolder
-from pretrain import fitting, saver
+from pretrain import fitting, meter, saver
 from pretrain.anomalies import Watch
 from pretrain.anomaly_config import AnomalyConfig
 from pretrain.averaging import Average
@@ -50,7 +50,9 @@ PACE = Pace(accumulate=1, log_every=3, checkpoint_steps=3, evaluate_steps=2, kee
 
 
 class Counted(Stream):
-    """Batches whose rows are known by their run positions alone."""
+    """Batches whose rows are known by their run positions alone; `before` is called while each is waited for."""
+
+    before: Callable[[], None]
 
     def __init__(self, steps: int, rank: int = 0, world: int = 1) -> None:
         self.parts = ()
@@ -72,6 +74,7 @@ class Counted(Stream):
 
     def __iter__(self) -> Iterator[Batch]:
         for start, stop in self._spans.after(self._position):
+            self.before()
             self._position = stop
             rows = rank_positions(start, stop - start, self._rank, self._world)
             images, labels = torch.zeros(len(rows), 1, 1, 1, 3, dtype=torch.uint8), torch.zeros(len(rows)).long()
@@ -105,6 +108,9 @@ class Trial:
     """Steps whose batches are left out from the start."""
     pace: Pace = PACE
     anomalies: AnomalyConfig = field(default_factory=AnomalyConfig)
+    shares: dict[str, Callable[[], float]] = field(default_factory=dict)
+    spend: Callable[[str], None] = lambda _: None
+    """Called where time goes: to the stream, the inputs, the loss, the evaluation."""
     world: World = field(default_factory=lambda: World("fp32"))
     evaluated: list[tuple[int, dict[str, Tensor]]] = field(default_factory=list)
     began: list[dict[str, Tensor]] = field(default_factory=list)
@@ -117,6 +123,7 @@ class Trial:
             folder.mkdir(parents=True, exist_ok=True)
         self.model = model
         stream, console = Counted(self.steps, world.rank, world.size), Console(world.rank, io.StringIO())
+        stream.before = lambda: self.spend("stream")
         for step in self.left_out:
             stream.skip(SIZE * (step - 1), SIZE * step)
         optimizer = create_optimizer(model, OptimizerConfig())
@@ -125,16 +132,19 @@ class Trial:
         self.average = training.average
 
         def inputs_of(batch: Batch) -> tuple[Tensor]:
+            self.spend("inputs")
             values = np.sin(batch.positions[:, None] * np.array([1.0, 2.0, 3.0]))
             values[[int(position) in self.broken for position in batch.positions]] = np.nan
             return (torch.from_numpy(values).float(),)
 
         def loss_of(shared: nn.Module, values: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            self.spend("loss")
             self.began.append(tensors_of(model))
             return (shared(values) - 1).square().mean(dim=1), {}
 
         def evaluate(step: int, _: float) -> dict[str, float]:
             assert not model.training
+            self.spend("evaluation")
             self.evaluated.append((step, tensors_of(model)))
             return {
                 "top1": self.scores.get(step, 0.0),
@@ -147,7 +157,7 @@ class Trial:
                 training,
                 Objective(inputs_of, loss_of),
                 self.pace,
-                Options(anomalies=self.anomalies, selection=self.selection),
+                Options(anomalies=self.anomalies, selection=self.selection, shares=self.shares),
                 learning_rate=lambda epoch: 0.1 / (1 + epoch),
                 evaluate=evaluate,
                 start=start,
@@ -266,6 +276,32 @@ def test_the_average_is_that_of_a_plain_loop_without_the_steps_that_were_skipped
             torch.testing.assert_close(evaluated[name].double(), expected[name], rtol=1e-5, atol=1e-6)
     assert trial.average is not None
     assert trial.average.state() == {"updates": 6 - len(broken)}
+
+
+def test_a_part_of_the_time_is_told_apart_from_waiting_and_evaluations_do_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As of a teacher, who is asked for each batch ahead of its step, and also by evaluations."""
+    now = taught = 0.0
+    teaching, other = {"inputs": 3.0, "evaluation": 50.0}, {"stream": 0.5, "loss": 1.5, "evaluation": 100.0}
+
+    def spend(where: str) -> None:
+        nonlocal now, taught
+        taught += teaching.get(where, 0.0)
+        now += teaching.get(where, 0.0) + other.get(where, 0.0)
+
+    monkeypatch.setattr(meter.time, "perf_counter", lambda: now)
+    trial = Trial(tmp_path / "run", steps=8, selection=None, spend=spend, shares={"teacher": lambda: taught})
+    trial.pace = replace(trial.pace, evaluate_steps=4)
+    trial.train()
+    lines = [line for line in trial.run.read_metrics() if EVALUATED not in line]
+    # Each step takes 1.5 s, beside which the batch after it is waited for and taught; none comes after the last.
+    assert [(line["step"], line["teacher"], line["data_wait"]) for line in lines] == [
+        (3, 9 / 15, 1.5 / 15),
+        (6, 6 / 10, 1 / 10),
+        (8, 3 / 6.5, 0.5 / 6.5),
+    ]
+    assert "the teacher took 57.1% of the time" in trial.said  # 18 of 31.5 s
 
 
 class CrashError(OSError):
