@@ -252,7 +252,7 @@ def _has_made_nothing(path: Path) -> bool:
 
 
 _BEFORE_A_RUN = frozenset({"logs", "exit.json", "stop"})
-_NO_RESULTS = _BEFORE_A_RUN | {".lock", "config.json", "environment.json", "tensorboard"}
+_NO_RESULTS = _BEFORE_A_RUN | {".lock", "config.json", "environment.json", "tensorboard", "teacher.json"}
 
 
 def _is_allowed(name: str, may_change: frozenset[str]) -> bool:
