@@ -1,25 +1,19 @@
-"""What a model card tells of a run, as rows of Markdown text; without the names of machines and of their folders."""
+"""What a model card tells of a model and of how good it is, as Markdown text; without the names of folders."""
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from data_pipeline.manifest import Manifest
-from finetune.classify_config import SCRATCH, ClassifyConfig
 from finetune.finished_run import FinishedRun
 from finetune.report_accuracy import EvaluationFile, with_error
 from finetune.report_multi_label import MultiLabelFile
-from finetune.task import read_task
-from launch.console import Console
-from launch.strict_json import read_json, to_json
-from pretrain.mae_config import MaeConfig
+from pretrain.feature_distill_config import FeatureDistillConfig
+from pretrain.supervised_config import SupervisedConfig
 
 _MOST_CLASSES = 50
 _HUB = "Hub dataset "  # as data_pipeline/table_source.py describes one
-_PLACES = ("data", "out", "init", "init_from", "resume")
+_ON_HUB = "hf://"
 
 Row = tuple[str, str]
 
@@ -35,6 +29,11 @@ class Results:
 def plain(text: str) -> str:
     """A name on one line that Markdown shows as it is."""
     return re.sub(r"([\\`*_\[\]<>|&~$])", r"\\\1", " ".join(text.split()))
+
+
+def model_name(where: str) -> str:
+    """What a model is called that a user named: on the Hub with its owner, otherwise by its last folder alone."""
+    return plain(where.removeprefix(_ON_HUB) if where.startswith(_ON_HUB) else Path(where).name)
 
 
 def hub_dataset(manifest: Manifest) -> str | None:
@@ -53,41 +52,6 @@ def class_names(run: FinishedRun) -> str:
     names = run.exported.class_names or ()
     more = len(names) - _MOST_CLASSES
     return ", ".join(map(plain, names[:_MOST_CLASSES])) + (f" and {more:,} more" if more > 0 else "")
-
-
-def how_it_was_made(run: FinishedRun) -> list[Row]:
-    """Recipe, data, length and seed of the training."""
-    config, manifest = run.config, run.manifest
-    split = manifest.split(config.split)
-    images = split.present
-    if isinstance(config, ClassifyConfig):
-        method, started_from = "fine-tuned as a classifier", config.init
-        labels = "all" if config.labels is None else f"{config.labels:,} images a class, chosen by the seed"
-        if config.label_field is not None:
-            labels = f"several an image, of the field {plain(config.label_field)}"
-        members = read_task(config, manifest, Console(rank=1)).members
-        images = images if members is None else len(np.unique(members))
-    else:
-        method, started_from = "pre-trained as a masked autoencoder (arXiv:2111.06377)", config.init_from or SCRATCH
-        labels = "none used"
-    weights = "new weights" if started_from == SCRATCH else f"the weights of {plain(Path(started_from).name)}"
-    return [
-        ("Method", f"{method}, recipe {plain(run.recipe)}"),
-        ("Started from", weights),
-        ("Data", f"{plain(data_name(manifest))}, split {plain(config.split)}"),
-        ("Fingerprint of the split", f"`{split.fingerprint}`"),
-        ("Images", f"{images:,}"),
-        ("Labels", labels),
-        ("Epochs", f"{config.epochs:g}, in {run.checkpoint.step:,} steps"),
-        ("Batch", f"{config.batch_size:,}"),
-        ("Seed", str(config.seed)),
-    ]
-
-
-def settings(run: FinishedRun) -> str:
-    """All other settings, as JSON."""
-    told = {name: value for name, value in to_json(run.config).items() if name not in _PLACES}
-    return json.dumps(told, indent=1, ensure_ascii=False)
 
 
 def headline(found: EvaluationFile | MultiLabelFile) -> dict[str, float]:
@@ -112,16 +76,25 @@ def results(run: FinishedRun) -> Results | None:
         left_out = f"; {found.undecodable:,} more do not decode" if found.undecodable else ""
         return Results(rows, f"{found.images:,} images of {name}, split {plain(found.split)}, each once{left_out}")
     neighbours = [line["knn_top1"] for line in run.folder.read_metrics() if "knn_top1" in line]
-    if not neighbours or not isinstance(run.config, MaeConfig):
+    if not neighbours or isinstance(run.config, SupervisedConfig):
         return None
     config, knn = run.config, run.config.knn
     most = min(knn.most_held_out, run.manifest.split(config.held_out).present)
     train = min(knn.most_train, run.manifest.split(config.split).present)
     images = (
-        f"{most:,} images of {name}, split {plain(config.held_out)}, each once, compared by the mean of their patch "
-        f"tokens with {train:,} training images"
+        f"{most:,} images of {name}, split {plain(config.held_out)}, each once, compared by {_compared(run)} with "
+        f"{train:,} training images"
     )
     return Results(((f"Top-1 of the {knn.neighbours} nearest neighbours", f"{neighbours[-1]:.2%}"),), images)
+
+
+def is_by_class_token(run: FinishedRun) -> bool:
+    """Whether an encoder was measured by its class token, and not by the mean of its patch tokens."""
+    return isinstance(run.config, FeatureDistillConfig) and run.config.measured == "class"
+
+
+def _compared(run: FinishedRun) -> str:
+    return "their class token" if is_by_class_token(run) else "the mean of their patch tokens"
 
 
 def _rows(found: EvaluationFile) -> tuple[Row, ...]:
@@ -152,21 +125,3 @@ def per_class(run: FinishedRun) -> list[tuple[str, str, str]]:
         images = sum(counts)
         rows.append((plain(name), f"{images:,}", f"{counts[number] / images:.1%}" if images else "no images"))
     return rows
-
-
-def trained_with(run: FinishedRun) -> list[Row]:
-    """The machine and the versions of the training."""
-    found = read_json(run.folder.environment)
-    versions = {"python": found["python"], **found["versions"]}
-    revision = found["git"]
-    rows = [
-        ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items() if version is not None)),
-        ("Machine", f"{found['platform']}; {found['cpu_count']} CPU cores; {found['device']}"),
-        ("Processes", str(found["world"])),
-        ("Threads of each", str(found["threads"])),
-        ("Precision", run.config.precision),
-    ]
-    if revision is not None:
-        changed = ", with changes" if revision["dirty"] else ""
-        rows.insert(1, ("Revision of sherd", f"`{revision['revision']}`{changed}"))
-    return [(name, plain(value) if name == "Machine" else value) for name, value in rows]

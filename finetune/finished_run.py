@@ -10,34 +10,58 @@ from torch import nn
 from data_pipeline.augment import CenterCrop
 from data_pipeline.manifest import Manifest, read_manifest
 from data_pipeline.rows import Part
-from finetune.architectures import create_backbone
 from finetune.classify_config import ClassifyConfig
-from finetune.evaluation_files import evaluation_files
-from finetune.model_source import ModelSource, find_source
 from finetune.report_accuracy import EvaluationFile
-from finetune.report_folders import read_folder, read_known
+from finetune.report_folders import Kind, kind_of, read_folder, read_known
 from finetune.report_multi_label import MultiLabelFile, has_several_labels
+from finetune.report_teacher import TeacherFile
 from launch.run_folder import RunFolder
 from launch.strict_json import from_json, read_json
+from pretrain.architectures import create_backbone
 from pretrain.best_checkpoint import find_best
 from pretrain.checkpoint import Checkpoint, find_checkpoint, load_weights
-from pretrain.encoder import create_encoder
+from pretrain.distill_config import NO_TEACHER, DistillConfig
+from pretrain.encoder import create_classifier, create_encoder
+from pretrain.evaluation_files import evaluation_files
+from pretrain.feature_distill_config import FeatureDistillConfig
 from pretrain.mae_config import MaeConfig
 from pretrain.masked_autoencoder import MaskedAutoencoder
 from pretrain.model_folder import WEIGHTS
+from pretrain.model_source import ModelSource, find_source
+from pretrain.supervised_config import SCRATCH, SupervisedConfig
+from pretrain.teacher_record import TEACHER_FILE
+
+RunConfig = MaeConfig | FeatureDistillConfig | SupervisedConfig
+
+_CONFIGS: dict[Kind, type[RunConfig]] = {
+    "pre-training": MaeConfig,
+    "feature distillation": FeatureDistillConfig,
+    "distillation": DistillConfig,
+    "fine-tuning": ClassifyConfig,
+    "training": SupervisedConfig,
+}
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run that ended as it should; `evaluation` is None where it left none, as pre-training does."""
+    """A run that ended as it should; `evaluation` is None where it left none, as pre-training does, and `teacher` where
+    nobody taught it.
+    """
 
     folder: RunFolder
     recipe: str
-    config: MaeConfig | ClassifyConfig
+    config: RunConfig
     exported: ModelSource
     checkpoint: Checkpoint
     manifest: Manifest
     evaluation: EvaluationFile | MultiLabelFile | None
+    teacher: TeacherFile | None = None
+
+    @property
+    def started_from(self) -> str:
+        """The model that training started from, as the user gave it; `none` for new weights."""
+        config = self.config
+        return config.init if isinstance(config, SupervisedConfig) else config.init_from or SCRATCH
 
     @property
     def held_out(self) -> Part:
@@ -48,14 +72,14 @@ class FinishedRun:
     @property
     def view(self) -> CenterCrop:
         """How the run prepares images for evaluation."""
-        fraction = self.config.evaluation_crop if isinstance(self.config, ClassifyConfig) else 1.0
+        fraction = self.config.evaluation_crop if isinstance(self.config, SupervisedConfig) else 1.0
         assert self.config.encoder.image_size is not None
         return CenterCrop(self.config.encoder.image_size, fraction)
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
         """Of the classifier's classes, by its data; None for an encoder."""
-        if not isinstance(self.config, ClassifyConfig):
+        if not isinstance(self.config, SupervisedConfig):
             return None
         return self.manifest.classes if self.config.label_field is None else self.exported.class_names
 
@@ -65,13 +89,17 @@ class FinishedRun:
         Raises:
             ValueError: the checkpoint is of another model.
         """
-        config = self.config
-        if isinstance(config, ClassifyConfig):
+        config, averaged = self.config, self.checkpoint.has_average
+        if isinstance(config, SupervisedConfig):
             model = create_backbone(
                 config.encoder, classes=self.exported.classes, pool=config.pool, drop_path=0.0, seed=config.seed
             )
-            load_weights(self.checkpoint, model, averaged=self.checkpoint.has_average)
+            load_weights(self.checkpoint, model, averaged=averaged)
             return model.eval()
+        if isinstance(config, FeatureDistillConfig):
+            encoder = create_classifier(config.encoder, classes=0, pool="token", drop_path=0.0)
+            load_weights(self.checkpoint, encoder, within="encoder.", averaged=averaged)
+            return encoder.eval()
         autoencoder = MaskedAutoencoder(create_encoder(config.encoder), config.decoder, config.objective)
         load_weights(self.checkpoint, autoencoder)
         return autoencoder.encoder.eval()
@@ -93,7 +121,7 @@ def read_finished(
     if exported.path == folder.path:
         raise ValueError(
             f"--run {where}: expected a run folder, found a model folder alone, without the checkpoint to prove it "
-            "against; give the folder that --out of pretrain/mae.py or finetune/classify.py named"
+            "against; give the folder that --out of pretrain/mae.py, pretrain/distill.py or finetune/classify.py named"
         )
     step = _check_done(where, folder)
     if which == "best" and (folder.best / WEIGHTS).is_file():
@@ -107,11 +135,7 @@ def read_finished(
             f"--run {where}: the run ended at step {step:,}, but its newest whole checkpoint is of step "
             f"{checkpoint.step:,}; give the command that began the run again, it goes on from there"
         )
-    settings = read_json(folder.config)
-    recipe = settings.pop("recipe")
-    # Only pre-training has a decoder to tell of.
-    kind = MaeConfig if "decoder" in settings else ClassifyConfig
-    config: MaeConfig | ClassifyConfig = from_json(kind, settings, str(folder.config))
+    recipe, config = _read_config(folder)
     measured, _ = evaluation_files(folder.path, which)
     evaluation = _read_evaluation(measured) if measured.is_file() else None
     if evaluation is not None and evaluation.step != step:
@@ -120,7 +144,27 @@ def read_finished(
             "restore the file, or remove it: the card then names no accuracy"
         )
     manifest = _read_data(where, data, config.split, checkpoint.state)
-    return FinishedRun(folder, recipe, config, exported, checkpoint, manifest, evaluation)
+    return FinishedRun(
+        folder, recipe, config, exported, checkpoint, manifest, evaluation, _read_teacher(where, folder, config)
+    )
+
+
+def _read_config(folder: RunFolder) -> tuple[str, RunConfig]:
+    """The recipe's name, and the config."""
+    settings = read_json(folder.config)
+    kind, recipe = kind_of(settings), settings.pop("recipe")
+    assert kind in _CONFIGS, "no other kind exports a model"
+    return recipe, from_json(_CONFIGS[kind], settings, str(folder.config))
+
+
+def _read_teacher(where: str, folder: RunFolder, config: RunConfig) -> TeacherFile | None:
+    is_alone = isinstance(config, DistillConfig) and config.teacher == NO_TEACHER
+    if is_alone or not isinstance(config, DistillConfig | FeatureDistillConfig):
+        return None
+    try:
+        return read_known(TeacherFile, folder.path / TEACHER_FILE)
+    except ValueError as error:
+        raise ValueError(f"--run {where}: {error}; restore the file: the card tells who taught the model") from error
 
 
 def _read_evaluation(path: Path) -> EvaluationFile | MultiLabelFile:

@@ -9,28 +9,30 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData, metadata_load
 from jinja2 import Environment, StrictUndefined
 from timm.layers.attention import Attention
+from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from yaml import YAMLError
 
-from finetune.architectures import is_plain
-from finetune.backbone_config import BackboneConfig
 from finetune.card_facts import (
     class_names,
     data_name,
     headline,
-    how_it_was_made,
     hub_dataset,
+    is_by_class_token,
+    model_name,
     per_class,
     plain,
     results,
-    settings,
-    trained_with,
 )
-from finetune.classify_config import SCRATCH, ClassifyConfig
+from finetune.card_training import how_it_was_made, settings, teacher_name, trained_with
 from finetune.finished_run import FinishedRun
 from finetune.proof import Proof
 from finetune.report_multi_label import MultiLabelFile
+from pretrain.architectures import is_plain
+from pretrain.mae_config import MaeConfig
+from pretrain.students import has_distillation_head
+from pretrain.supervised_config import SCRATCH, SupervisedConfig
 
 _TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 _UNSTATED = "other"
@@ -63,9 +65,8 @@ def find_licence(asked: str | None, run: FinishedRun) -> Licence:
     """
     if asked is not None:
         return Licence(asked, "as stated by who published it")
-    started_from = run.config.init if isinstance(run.config, ClassifyConfig) else SCRATCH
-    card = Path(started_from) / "README.md"
-    if started_from != SCRATCH and card.is_file():
+    card = Path(run.started_from) / "README.md"
+    if run.started_from != SCRATCH and card.is_file():
         try:
             inherited = (metadata_load(card) or {}).get("license")
         except (ValueError, YAMLError) as error:
@@ -74,7 +75,7 @@ def find_licence(asked: str | None, run: FinishedRun) -> Licence:
                 f"({' '.join(str(error).split())}); give --license"
             ) from error
         if inherited not in (None, _UNSTATED):
-            return Licence(str(inherited), f"that of {plain(card.parent.name)}, which training started from")
+            return Licence(str(inherited), f"that of {model_name(run.started_from)}, which training started from")
     return Licence(
         _UNSTATED, "no licence was stated when this folder was written; ask its author before using the weights"
     )
@@ -94,14 +95,18 @@ def render_card(published: Published) -> str:
         source=json.dumps(f"local-dir:{published.name}", ensure_ascii=False),
         licence=published.licence,
         kind=_kind(model),
-        architecture=_architecture(backbone, model),
+        architecture=_architecture(published),
         parameters=f"{sum(parameter.numel() for parameter in model.parameters()):,}",
         width=getattr(model, "num_features", 0),
         patches=math.prod(backbone.plain.grid) if is_plain(backbone) else 0,
         image_size=_by(backbone.size),
         classes=run.exported.classes,
-        several=isinstance(run.config, ClassifyConfig) and run.config.label_field is not None,
+        has_two_heads=has_distillation_head(model),
+        is_taught=run.teacher is not None,
+        by_class_token=is_by_class_token(run),
+        several=isinstance(run.config, SupervisedConfig) and run.config.label_field is not None,
         class_names=class_names(run),
+        teacher=teacher_name(run),
         made=how_it_was_made(run),
         settings=settings(run),
         results=results(run),
@@ -134,8 +139,9 @@ def _front_matter(published: Published) -> ModelCardData:
         tags=[
             "timm",
             task,
-            *(["vision-transformer"] if is_plain(run.exported.backbone) else []),
-            *([] if run.exported.classes else ["masked-autoencoder"]),
+            *(["vision-transformer"] if _has_known_blocks(published) else []),
+            *(["masked-autoencoder"] if isinstance(run.config, MaeConfig) else []),
+            *([] if run.teacher is None else ["knowledge-distillation"]),
         ],
         datasets=None if hub is None else [hub],
         metrics=[kind] if measured else None,
@@ -149,17 +155,23 @@ def _kind(model: nn.Module) -> str:
     return "vision transformer" if isinstance(model, VisionTransformer) else "network"
 
 
-def _architecture(backbone: BackboneConfig, model: nn.Module) -> str:
+def _has_known_blocks(published: Published) -> bool:
+    """Whether it is a plain vision transformer, or one that has a distillation token as well."""
+    return is_plain(published.run.exported.backbone) or isinstance(published.model, VisionTransformerDistilled)
+
+
+def _architecture(published: Published) -> str:
     """timm's name and what was changed in it, as a clause."""
-    if not is_plain(backbone):
-        changed = f" with {', '.join(f'`{argument}`' for argument in backbone.arguments)}" if backbone.arguments else ""
-        return f"`{backbone.name}` ({type(model).__name__}){changed},"
+    backbone, model = published.run.exported.backbone, published.model
+    arguments = ", ".join(f"`{argument}`" for argument in backbone.arguments)
+    if not _has_known_blocks(published):
+        return f"`{backbone.name}` ({type(model).__name__}){f' with {arguments}' if arguments else ''},"
     assert isinstance(model, VisionTransformer)
     attention = model.get_submodule("blocks.0.attn")
     assert isinstance(attention, Attention)
     return (
-        f"`{backbone.name}` with {len(model.blocks)} blocks of width {model.embed_dim}, {attention.num_heads} heads "
-        f"and patches of {_by(backbone.plain.patch_size)} pixels,"
+        f"`{backbone.name}` with {f'{arguments}, ' if arguments else ''}{len(model.blocks)} blocks of width "
+        f"{model.embed_dim}, {attention.num_heads} heads and patches of {_by(backbone.plain.patch_size)} pixels,"
     )
 
 

@@ -25,7 +25,7 @@ class EvaluationIntervals:
 
 @dataclass(frozen=True)
 class EvaluationFile:
-    """What finetune/classify.py writes into evaluation.json; accuracies are shares, `confusion` counts.
+    """What a classifier's run writes into evaluation.json; accuracies are shares, `confusion` counts.
 
     Files of earlier versions lack `ece`, and all but those of a run's end lack `intervals`.
 

@@ -31,6 +31,8 @@ class Facts:
     """Training and evaluation, without starting up."""
     data_wait: float | None
     """Share of the time in training that was spent waiting for data."""
+    teacher: float | None
+    """That in which a teacher computed; None also where it was not asked."""
     memory: float | None
     """The peak, in bytes."""
 
@@ -42,15 +44,16 @@ def gather_facts(folder: Folder) -> Facts:
     rates = _numbers(training, "images_per_second")
     seconds = _training_seconds(folder)
     main = next((name for name in ("top1", "knn_top1") if _numbers(evaluations, name)), None)
-    waited = [wait * time for (_, time), wait in zip(seconds, map(_wait_of, training), strict=True)]
     trained = sum(time for _, time in seconds)
+    is_taught = bool(_numbers(training, "teacher"))
     return Facts(
         steps=max((int(line["step"]) for line in folder.metrics), default=None),
         loss=losses[-1] if losses else None,
         best=None if main is None else (ACCURACIES[main], max(_numbers(evaluations, main))),
         images_per_second=statistics.median(rates) if rates else None,
         seconds=trained + sum(_numbers(evaluations, "evaluation_seconds")) if trained else None,
-        data_wait=sum(waited) / trained if trained else None,
+        data_wait=_share(training, seconds, "data_wait") if trained else None,
+        teacher=_share(training, seconds, "teacher") if trained and is_taught else None,
         memory=max(_numbers(training, "memory"), default=None),
     )
 
@@ -64,9 +67,11 @@ def _numbers(lines: list[dict[str, Any]], name: str) -> list[float]:
     return [value for line in lines if math.isfinite(value := number(line.get(name)))]
 
 
-def _wait_of(line: dict[str, Any]) -> float:
-    wait = number(line.get("data_wait"))
-    return wait if math.isfinite(wait) else 0.0
+def _share(training: list[dict[str, Any]], seconds: list[tuple[int, float]], name: str) -> float:
+    """The mean of a share of the time, over all of it; a line without one counts as zero."""
+    shares = (number(line.get(name)) for line in training)
+    parts = [share * time for share, (_, time) in zip(shares, seconds, strict=True) if math.isfinite(share)]
+    return sum(parts) / sum(time for _, time in seconds)
 
 
 def _training_seconds(folder: Folder) -> list[tuple[int, float]]:

@@ -70,11 +70,14 @@ def averaging(points: int) -> int:
     return -(-points // _MOST_POINTS)
 
 
-def training_curves(anchor: str, loss: Curve, rate: Curve) -> str:
-    """Loss above learning rate, over epochs."""
+def training_curves(anchor: str, loss: Curve, rate: Curve, parts: Sequence[Curve] = ()) -> str:
+    """Loss, and at most two parts of it, above learning rate, over epochs."""
     with _panels(anchor, 2, ratios=(2.2, 1.0)) as (svg, (above, below)):
-        _line(above, loss, _SERIES[0])
+        for curve, colour in zip((loss, *parts), _SERIES[: 1 + len(parts)], strict=True):
+            _line(above, curve, colour)
         above.set_title("loss")
+        if parts:
+            _legend(above)
         _line(below, rate, _SERIES[0])
         below.set_title("learning rate")
         below.set_ylim(bottom=0)
@@ -97,16 +100,32 @@ def accuracy_curves(anchor: str, curves: Sequence[Curve]) -> str:
     return svg.getvalue()
 
 
-def throughput(anchor: str, rate: Curve, wait: Curve) -> str:
-    """Images a second above the share of time that training waits for data, over epochs."""
+def agreement_curve(anchor: str, agreement: Curve) -> str:
+    """How often student and teacher choose the same class, a share, over epochs."""
+    with _panels(anchor, 1) as (svg, (axes,)):
+        _line(axes, agreement, _SERIES[0])
+        axes.set_title("same class as the teacher")
+        axes.set_ylim(0, 1)
+        _percent(axes)
+        axes.set_xlabel("epoch")
+    return svg.getvalue()
+
+
+def throughput(anchor: str, rate: Curve, wait: Curve, teacher: Curve | None = None) -> str:
+    """Images a second above the share of time that training waits for data, and that of a teacher, over epochs."""
     with _panels(anchor, 2, ratios=(1.6, 1.0)) as (svg, (above, below)):
         _line(above, rate, _SERIES[0])
         above.set_title("images per second")
         above.set_ylim(bottom=0)
         above.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 10 else f"{value:g}")
-        _line(below, wait, _SERIES[1])
-        below.set_title("share of the time waiting for data")
-        below.set_ylim(0, max(0.1, float(np.nanmax(wait.y, initial=0)) * 1.1))
+        shares = [wait] if teacher is None else [wait, teacher]
+        for curve, colour in zip(shares, _SERIES[1 : 1 + len(shares)], strict=True):
+            _line(below, curve, colour)
+        below.set_title("share of the time waiting for data" if teacher is None else "share of time")
+        if teacher is not None:
+            _legend(below)
+        highest = max(float(np.nanmax(curve.y, initial=0)) for curve in shares)
+        below.set_ylim(0, max(0.1, highest * 1.1))
         _percent(below)
         below.set_xlabel("epoch")
     return svg.getvalue()
@@ -168,7 +187,7 @@ def _line(axes: Axes, curve: Curve, colour: str) -> None:
     """A line; where there are more points than can be seen, of the means of neighbours."""
     size = averaging(len(curve.x))
     x, y = _means(curve.x, size), _means(curve.y, size)
-    axes.plot(x, y, color=colour, marker="o" if len(x) < 3 else None, markersize=4)
+    axes.plot(x, y, color=colour, marker="o" if len(x) < 3 else None, markersize=4, label=curve.label)
 
 
 def _means(values: Values, size: int) -> Values:

@@ -2,7 +2,7 @@
 
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -10,11 +10,24 @@ from typing import Any, Literal, TypeVar
 from launch.run_folder import RunFolder
 from launch.strict_json import from_json, read_json
 
-Kind = Literal["pre-training", "fine-tuning", "probe", "benchmark"]
+Kind = Literal["pre-training", "feature distillation", "distillation", "fine-tuning", "training", "probe", "benchmark"]
+"""What a folder is of. `pre-training` is that of pretrain/mae.py; `training` is of a classifier on labels and nothing
+else, as pretrain/distill.py trains a teacher of its own first."""
 Contents = TypeVar("Contents")
 
 PROBE = "probe.json"
 BENCHMARK = "benchmark.json"
+
+_TOLD_BY: dict[str, Kind] = {
+    "benchmark": "benchmark",
+    "objective": "pre-training",
+    "class_weight": "feature distillation",
+    "distillation": "distillation",
+    "trainable": "fine-tuning",
+    "initialization": "training",
+    "labels": "fine-tuning",  # as finetune/classify.py wrote it before it knew the two fields above
+}
+"""Fields of config.json: the first that is there tells the kind. A probe has none of them."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +85,14 @@ class Folder:
         return here.parents[len(out.parts) - 1]
 
 
+def kind_of(config: Mapping[str, Any]) -> Kind:
+    """What a config.json with a recipe is of."""
+    for field, kind in _TOLD_BY.items():
+        if field in config:
+            return kind
+    return "probe"
+
+
 def read_folder(where: str) -> Folder:
     """What lies in a folder of a run, a probe or a benchmark.
 
@@ -124,18 +145,16 @@ def sub_runs(folder: Folder) -> list[Folder]:
 def _kind(where: str, path: Path) -> Kind:
     """By the config, which is there from the start; results alone, which someone was sent, do as well."""
     config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
-    if "benchmark" in config or (path / BENCHMARK).is_file():
+    if (path / BENCHMARK).is_file():
         return "benchmark"
     if (path / PROBE).is_file():
         return "probe"
-    if "recipe" not in config:
+    if "recipe" not in config and "benchmark" not in config:
         raise ValueError(
             f"{where}: expected the folder of a run (config.json with a recipe), a probe ({PROBE}) or a benchmark "
             f"({BENCHMARK}), got {_found(path)}; give what --out named when it was made"
         )
-    if "init" not in config:
-        return "pre-training"
-    return "fine-tuning" if "labels" in config else "probe"
+    return kind_of(config)
 
 
 def _found(path: Path) -> str:

@@ -14,17 +14,20 @@ from finetune.report_blocks import NOTHING, Block, Chapter, Layout, Note, Sectio
 from finetune.report_comparisons import benchmark_blocks, best_pretrained, sub_run_blocks
 from finetune.report_evaluation import evaluation_blocks
 from finetune.report_facts import gather_facts
-from finetune.report_folders import Folder
+from finetune.report_folders import Folder, Kind
 from finetune.report_maps import map_blocks, position_blocks
 from finetune.report_probe import probe_blocks, read_probe
+from finetune.report_teacher import has_teacher, teacher_blocks
 from finetune.report_training import curve_blocks, property_blocks, reconstruction_blocks, throughput_blocks
 from launch.console import format_duration, format_rate
+from pretrain.supervised_config import SCRATCH
 
 Build = Callable[[Folder, str], list[Block]]
 """The blocks of a section; `anchor`, the second argument, is unique in the page."""
 
 SUMMARY = ("what it is", "recipe", "status", "steps", "last loss", "best accuracy", "images/s", "duration")
 
+_SUPERVISED: frozenset[Kind] = frozenset({"distillation", "fine-tuning", "training"})
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 
@@ -76,8 +79,10 @@ def _sections(folder: Folder, images: int) -> Iterator[tuple[str, str, Layout, B
         if folder.metrics:
             yield "Curves", "curves", "thirds", _curves
     else:
-        if folder.kind == "fine-tuning":
+        if folder.kind in _SUPERVISED:
             yield "Accuracy", "accuracy", "halves", evaluation_blocks
+        if has_teacher(folder):
+            yield "Teacher", "teacher", "stack", teacher_blocks
         yield "Curves", "curves", "thirds", _curves
         if folder.kind == "pre-training":
             yield "Reconstructions", "reconstructions", "stack", reconstruction_blocks
@@ -108,11 +113,11 @@ def _notes(folder: Folder) -> Iterator[str]:
 
 
 def _what(folder: Folder) -> str:
-    if folder.kind != "fine-tuning":
+    if folder.kind not in _SUPERVISED:
         return folder.kind
-    scratch = folder.config.get("init") == "none"
+    alone = "training from scratch" if folder.config.get("init") == SCRATCH else "fine-tuning"
     labels = folder.config.get("labels")
-    return ("training from scratch" if scratch else "fine-tuning") + (f", {labels} labels a class" if labels else "")
+    return ("distillation" if has_teacher(folder) else alone) + (f", {labels} labels a class" if labels else "")
 
 
 def _summary(folder: Folder, chapter: Chapter) -> SummaryRow:

@@ -4,8 +4,10 @@ import hashlib
 import json
 import re
 import shutil
+import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,7 +19,10 @@ from finetune import publishing
 from finetune.finished_run import read_finished
 from finetune.publish_config import PublishConfig
 from finetune.publishing import check_replaceable
+from finetune.report_folders import read_folder
+from finetune.report_page import build_page
 from launch.console import Console
+from pretrain.supervised_config import SupervisedConfig
 
 if TYPE_CHECKING:
     from tests.end_to_end import runs as Runs
@@ -35,9 +40,9 @@ class Scene(NamedTuple):
     said: str
 
 
-def publish(runs: "Runs", run: Path, out: Path, *more: object) -> "Runs.Finished":
+def publish(runs: "Runs", run: Path, out: Path, *more: object, cold: bool = False) -> "Runs.Finished":
     words = runs.python(runs.ROOT / "finetune/publish.py", "--run", run, "--out", out, *more)
-    return runs.Child(words, out.with_name(f"{out.name}-log-{time.monotonic_ns()}")).wait()
+    return runs.Child(words, out.with_name(f"{out.name}-log-{time.monotonic_ns()}"), cold=cold).wait()
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +53,7 @@ def scene(runs: "Runs", digits: Path, undisturbed: Path, tmp_path_factory: pytes
     tiny = ("--labels", 20, "--epochs", 7.5, "--batch-size", 64, "--workers", 1)
     options = ("digits", "--data", digits, "--init", encoder, "--out", run, *tiny)
     runs.Child(runs.python(runs.ROOT / "finetune/classify.py", *options), folder / "classify").wait().expect(0)
-    said = publish(runs, run, model).expect(0).out
+    said = publish(runs, run, model, cold=True).expect(0).out
     return Scene(encoder, run, model, said)
 
 
@@ -75,8 +80,7 @@ def use_as_the_card_says(runs: "Runs", model: Path, digits: Path, tmp_path: Path
     (code,) = re.findall(r"^```python\n(.*?)^```", (model / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     command = f"import os\nos.chdir({str(tmp_path / 'somewhere')!r})\n{code}\nimport sys\n"
     command += "assert not {'launch', 'data_pipeline', 'pretrain', 'finetune'} & sys.modules.keys()"
-    (python,) = runs.python(Path())[:1]
-    return runs.Child([python, "-I", "-c", command], tmp_path / "use").wait().expect(0).out
+    return runs.Child([sys.executable, "-I", "-c", command], tmp_path / "use").wait().expect(0).out
 
 
 def test_a_classifier(runs: "Runs", scene: Scene, digits: Path, tmp_path: Path) -> None:
@@ -140,6 +144,68 @@ def test_an_encoder(runs: "Runs", scene: Scene, undisturbed: Path, digits: Path,
     assert "128 images of digits, split test, each once" in card
     assert ModelCard(card).data.pipeline_tag == "image-feature-extraction"
     assert use_as_the_card_says(runs, scene.encoder, digits, tmp_path) == "torch.Size([1, 48])\n"
+
+
+@pytest.fixture(scope="module")
+def taught(
+    runs: "Runs",
+    digits: Path,
+    undisturbed: Path,
+    side_by_side: ThreadPoolExecutor,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Path]:
+    """Runs of pretrain/distill.py by name: of a student with a distillation token, of the teacher that it trained
+    first, and of an encoder that learnt the features of the pre-trained one.
+    """
+    folder = tmp_path_factory.mktemp("taught")
+    kinds = {
+        "student": (
+            "deit-ti4-cifar10 --teacher own --epochs 0.3 --encoder.image-size 8 8 --encoder.patch-size 2 2 "
+            "--encoder.width 24 --encoder.depth 1 --encoder.heads 2 --precision fp32 --batch-size 64 --average 0.9 "
+            "--own-teacher.encoder.name vit_tiny_patch16_224 --own-teacher.encoder.patch-size 2 2 --views 2 "
+            "--own-teacher.encoder.width 24 --own-teacher.encoder.depth 1 --own-teacher.encoder.heads 2 "
+            "--own-teacher.optimizer.warmup-epochs 0.1"
+        ),
+        "encoder": f"digits-features --teacher {undisturbed} --epochs 0.3 --encoder.depth 1 --average 0.9",
+    }
+
+    def train(name: str) -> None:
+        options = (*kinds[name].split(), "--optimizer.warmup-epochs", 0.1, "--log-every", 1, "--workers", 1)
+        words = runs.python(runs.ROOT / "pretrain/distill.py", *options, "--data", digits, "--out", folder / name)
+        runs.Child(words, folder / f"{name}-log").wait().expect(0)
+
+    list(side_by_side.map(train, kinds))
+    return {name: folder / name for name in kinds} | {"teacher": folder / "student/teacher"}
+
+
+def test_what_a_teacher_taught(taught: dict[str, Path], side_by_side: ThreadPoolExecutor, tmp_path: Path) -> None:
+    def publish_it(name: str) -> str:
+        publishing.publish(PublishConfig(run=str(taught[name]), out=str(tmp_path / name)), Console(rank=1))
+        return (tmp_path / name / "README.md").read_text()
+
+    names = ("student", "encoder")
+    student, encoder = side_by_side.map(publish_it, names)
+    for name, card in zip(names, (student, encoder), strict=True):
+        assert read(tmp_path / name / "proof.json")["largest_difference"] <= 1e-5
+        assert read(taught[name] / "teacher.json")["sha256"] in card
+        assert str(taught[name].parent) not in card
+    assert "the mean of those of two heads" in student
+    assert r"| Teacher | vit\_tiny\_patch16\_224, trained first" in student
+    assert r"| Teacher | run (vit\_tiny\_patch16\_224)" in encoder
+    own = read_finished(str(taught["teacher"]), None, print)
+    assert type(own.config) is SupervisedConfig
+    assert own.exported.sha256 == read(taught["student"] / "teacher.json")["sha256"]
+    copy = shutil.copytree(taught["encoder"], tmp_path / "copy")
+    (copy / "teacher.json").unlink()
+    with pytest.raises(ValueError, match=r"--run .*copy: teacher\.json is not there; restore the file: the card tells"):
+        read_finished(str(copy), None, print)
+
+
+def test_a_report_of_what_a_teacher_taught(taught: dict[str, Path]) -> None:
+    page = build_page([read_folder(str(run)) for run in taught.values()], 1, lambda _: None)
+    assert "Not shown" not in page
+    for told in ("distillation · ", "feature distillation · ", "training from scratch · ", "same class as the teacher"):
+        assert told in page, told
 
 
 def test_publishing_again_replaces_what_publishing_wrote(runs: "Runs", scene: Scene, tmp_path: Path) -> None:

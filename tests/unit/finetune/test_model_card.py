@@ -14,20 +14,28 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
 from data_pipeline.manifest import INDEX_DTYPE, Manifest, Shard, Split, Statistics
-from finetune.backbone_config import BackboneConfig
 from finetune.classify_config import ClassifyConfig
 from finetune.finished_run import FinishedRun
 from finetune.model_card import Licence, Published, find_licence, render_card
-from finetune.model_source import ModelSource, Preparation
 from finetune.proof import Proof, StockPreparation
 from finetune.publish_config import PublishConfig
 from finetune.report_accuracy import EvaluationFile
+from finetune.report_teacher import TeacherFile
 from launch.run_folder import RunFolder
+from pretrain.architectures import create_backbone
+from pretrain.augment_config import AugmentationConfig, MixingConfig
+from pretrain.backbone_config import BackboneConfig
 from pretrain.checkpoint import Checkpoint
 from pretrain.config import EncoderConfig, OptimizerConfig
+from pretrain.distill_config import DistillConfig
+from pretrain.distillation_config import DistillationConfig
 from pretrain.encoder import create_classifier, create_encoder, initialize_encoder
+from pretrain.feature_distill_config import FeatureDistillConfig
 from pretrain.mae_config import MaeConfig
+from pretrain.model_source import ModelSource, Preparation
 from pretrain.pixels import Normalization
+from pretrain.supervised_config import SupervisedConfig
+from pretrain.teacher_cache_config import TeacherCacheConfig
 
 NAMES = ("tabby | cat", "a_b*c", "<b>bold</b>", "plain", "`code` & $x$", "[link](x)")
 ENCODER = EncoderConfig("vit_tiny_patch16_224", (8, 8), (2, 2), width=24, depth=2, heads=2)
@@ -44,6 +52,25 @@ CLASSIFY = ClassifyConfig(
     seed=3,
 )
 MAE = MaeConfig(encoder=ENCODER, epochs=100.0, batch_size=8, data="/home/secret/flowers", out="/home/secret/out")
+DISTILL = DistillConfig(
+    encoder=BACKBONE,
+    epochs=10.0,
+    batch_size=8,
+    optimizer=OptimizerConfig(warmup_epochs=1.0),
+    data="/home/secret/flowers",
+    out="/home/secret/out",
+    teacher="/home/secret/runs/big_one",
+)
+TEACHER = TeacherFile("/home/secret/runs/big_one", "resnet18", "9" * 64)
+FEATURES = FeatureDistillConfig(
+    encoder=ENCODER,
+    epochs=100.0,
+    batch_size=8,
+    data="/home/secret/flowers",
+    out="/home/secret/out",
+    teacher="/home/secret/runs/big_one",
+    patch_weight=0.5,
+)
 EVALUATION = EvaluationFile(
     step=40,
     split="test",
@@ -96,7 +123,9 @@ def encoder(tmp_path: Path) -> FinishedRun:
     return finished(tmp_path, MAE)
 
 
-def finished(tmp_path: Path, config: ClassifyConfig | MaeConfig) -> FinishedRun:
+def finished(
+    tmp_path: Path, config: SupervisedConfig | MaeConfig | FeatureDistillConfig, teacher: TeacherFile | None = None
+) -> FinishedRun:
     run = RunFolder(tmp_path / "run")
     run.path.mkdir()
     environment = {
@@ -112,7 +141,7 @@ def finished(tmp_path: Path, config: ClassifyConfig | MaeConfig) -> FinishedRun:
         "command_line": ["/home/secret/classify.py"],
     }
     run.environment.write_text(json.dumps(environment))
-    is_classifier = isinstance(config, ClassifyConfig)
+    is_classifier = isinstance(config, SupervisedConfig)
     names = NAMES if is_classifier else None
     exported = ModelSource(
         "run",
@@ -128,7 +157,8 @@ def finished(tmp_path: Path, config: ClassifyConfig | MaeConfig) -> FinishedRun:
     )
     checkpoint = Checkpoint(run.checkpoints / "step-00000040", {"step": 40})
     evaluation = EVALUATION if is_classifier else None
-    return FinishedRun(run, "r", config, exported, checkpoint, manifest_in(tmp_path / "flowers"), evaluation)
+    manifest = manifest_in(tmp_path / "flowers")
+    return FinishedRun(run, "r", config, exported, checkpoint, manifest, evaluation, teacher)
 
 
 def render(run: FinishedRun, name: str = "my_model", licence: str = "apache-2.0", **proof: Any) -> str:
@@ -204,6 +234,134 @@ def test_what_it_tells_of_the_training(classifier: FinishedRun):
     settings = json.loads(card.split("```json\n")[1].split("```")[0])
     assert settings["optimizer"]["warmup_epochs"] == 1.0
     assert "secret" not in card
+
+
+def settings_of(card: str) -> dict[str, Any]:
+    return json.loads(card.split("```json\n")[1].split("```", maxsplit=1)[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "rows"),
+    [
+        (
+            {},
+            (
+                "Method | trained by distillation from a teacher's logits (arXiv:2012.12877), recipe r",
+                f"Teacher | big\\_one (resnet18); SHA-256 of its weights `{'9' * 64}`",
+                "Learnt of it | hard: the class that the teacher finds likeliest, as a label; alpha 0.5",
+                "The teacher's logits | computed of every view as it is shown",
+                "Started from | new weights",
+                "Views in an epoch | 1 of each image",
+                "Labels | all",
+            ),
+        ),
+        (
+            {
+                "distillation": DistillationConfig("soft", alpha=0.7, temperature=3.0),
+                "cache_teacher": TeacherCacheConfig(views=4, classes=5, folder="/home/secret/cache"),
+                "mixing": MixingConfig(mixup=0.0, cutmix=0.0),
+                "views": 3,
+                "average": 0.999,
+            },
+            (
+                "Learnt of it | soft: the teacher's probabilities, at temperature 3; alpha 0.7",
+                "The teacher's logits | computed once, of 4 fixed views of each image, the 5 likeliest classes of each",
+                "Views in an epoch | 3 of each image (repeated augmentation, arXiv:1901.09335)",
+                "Weights | the average over training, with a decay of 0.999 a step",
+            ),
+        ),
+        (
+            {"labels": 1, "unlabelled": True},
+            (
+                "Images | 12",
+                "Labels | 1 images a class, chosen by the seed; 6 of the images took part without a label",
+            ),
+        ),
+        (
+            {"teacher": "own"},
+            (f"Teacher | resnet18, trained first on the same labels; SHA-256 of its weights `{'9' * 64}`",),
+        ),
+    ],
+)
+def test_what_it_tells_of_distillation(tmp_path: Path, changes: dict[str, Any], rows: tuple[str, ...]):
+    config = dataclasses.replace(DISTILL, **changes)
+    card = render(finished(tmp_path, config, TEACHER))
+    for row in rows:
+        assert f"| {row} |" in card, row
+    assert "secret" not in card
+    assert ("own_teacher" in settings_of(card)) == (config.teacher == "own")
+    data = ModelCard(card).data
+    assert data.tags is not None
+    assert "knowledge-distillation" in data.tags
+    assert ("Whether the licence of its teacher" in card) == (config.teacher != "own")
+
+
+def test_training_without_a_teacher(tmp_path: Path):
+    alone = dataclasses.replace(DISTILL, teacher="none", distillation=DistillationConfig("none"))
+    run = finished(tmp_path, alone)
+    card = render(run)
+    assert "| Method | trained on labels alone, as DeiT (arXiv:2012.12877), recipe r |" in card
+    assert "Teacher" not in card
+    assert "knowledge-distillation" not in card
+    third = dataclasses.replace(alone, augmentation=AugmentationConfig(rand_augment=None, three_augment=True))
+    assert "as DeiT III (arXiv:2204.07118)" in render(dataclasses.replace(run, config=third))
+
+
+def test_a_teacher_that_a_run_trained_for_itself(tmp_path: Path):
+    shared = {field.name: getattr(CLASSIFY, field.name) for field in dataclasses.fields(SupervisedConfig)}
+    card = render(finished(tmp_path, SupervisedConfig(**(shared | {"init": "none"}))))
+    assert "| Method | trained on labels alone, to be the teacher of another model, recipe r |" in card
+
+
+def test_a_teachers_licence_is_not_decided(tmp_path: Path):
+    run = finished(tmp_path, DISTILL, dataclasses.replace(TEACHER, name="hf://some-one/big"))
+    said = "Whether the licence of its teacher, some-one/big (resnet18), says anything about these weights is not decid"
+    assert f"as stated.\n{said}" in render(run)
+
+
+def test_two_heads_are_told_of(tmp_path: Path):
+    backbone = dataclasses.replace(BACKBONE, name="deit_tiny_distilled_patch16_224")
+    run = finished(tmp_path, DISTILL, TEACHER)
+    run = dataclasses.replace(run, exported=dataclasses.replace(run.exported, backbone=backbone))
+    model = create_backbone(backbone, classes=6, pool="own", drop_path=0.0, seed=0)
+    card = render_card(Published("m", run, model, PROOF, Licence("mit", "as stated")))
+    assert "A vision transformer that tells 6 classes" in card
+    assert "`deit_tiny_distilled_patch16_224` with 2 blocks of width 24, 2 heads and patches of 2 x 2 pixels," in card
+    assert "the mean of those of two heads: one learnt from labels, the other from a teacher." in card
+    tuned = dataclasses.replace(run, config=CLASSIFY, teacher=None)
+    card = render_card(Published("m", tuned, model, PROOF, Licence("mit", "as stated")))
+    assert "the mean of those of two heads.\n" in card
+
+
+def test_an_encoder_from_features(tmp_path: Path):
+    run = finished(tmp_path, FEATURES, TEACHER)
+    run.folder.append_metrics({"step": 40, "knn_top1": 0.625})
+    card = render(run, compared="tokens")
+    for text in (
+        "| Method | pre-trained on the features of a teacher, recipe r |",
+        "| Teacher | big\\_one (resnet18); SHA-256 of its weights",
+        "| Learnt of it | by their cosines, the teacher's class token (weight 1) and patch tokens (0.5) |",
+        "| Labels | none used |",
+        "compared by their class token with 12 training images",
+        "features = tokens[:, 0]\n",
+    ):
+        assert text in card, text
+    assert "secret" not in card
+    assert ModelCard(card).data.tags == [
+        "timm",
+        "image-feature-extraction",
+        "vision-transformer",
+        "knowledge-distillation",
+    ]
+    by_mean = dataclasses.replace(run, config=dataclasses.replace(FEATURES, measured="mean"))
+    assert "features = tokens[:, 1:].mean(dim=1)\n" in render(by_mean, compared="tokens")
+
+
+def test_an_encoder_inherits_the_licence_of_what_it_started_from(tmp_path: Path):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+    run = finished(tmp_path, dataclasses.replace(MAE, init_from=str(tmp_path / "base")))
+    assert find_licence(None, run).identifier == "cc-by-nc-4.0"
 
 
 def test_names_are_shown_as_they_are(classifier: FinishedRun):

@@ -6,7 +6,15 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from finetune.report_figures import Curve, accuracy_by_labels, accuracy_curves, averaging, throughput, training_curves
+from finetune.report_figures import (
+    Curve,
+    accuracy_by_labels,
+    accuracy_curves,
+    agreement_curve,
+    averaging,
+    throughput,
+    training_curves,
+)
 
 
 def _curve(label: str, values: list[float]) -> Curve:
@@ -30,6 +38,9 @@ def figures() -> dict[str, str]:
         "b-loss": training_curves("b-loss", loss, rate),
         "a-accuracy": accuracy_curves("a-accuracy", [_curve("top-1", [0.5, 0.7]), _curve("k-NN", [0.4, np.nan])]),
         "a-throughput": throughput("a-throughput", _curve("rate", [5.0] * 4), _curve("wait", [np.nan] * 4)),
+        "c-loss": training_curves("c-loss", _curve("whole", [2.0, 1.0]), rate, [_curve("class token", [1.5, 0.5])]),
+        "c-throughput": throughput("c-throughput", rate, _curve("wait", [0.1]), _curve("teacher", [0.6])),
+        "c-agreement": agreement_curve("c-agreement", _curve("agreement", [0.25, 0.5])),
         "a-labels": accuracy_by_labels("a-labels", ["10", "all"], by_labels),
     }
 
@@ -63,6 +74,15 @@ def test_text_stays_text(figures: dict[str, str]):
     assert {"loss", "learning rate", "epoch"} <= set(_texts(figures["a-loss"]))
     assert {"pre-trained", "from scratch", "pixels, 1-NN", "10", "all"} <= set(_texts(figures["a-labels"]))
     assert any(text.endswith("%") for text in _texts(figures["a-accuracy"]))
+    assert {"whole", "class token", "learning rate"} <= set(_texts(figures["c-loss"]))
+    assert {"wait", "teacher", "share of time"} <= set(_texts(figures["c-throughput"]))
+    assert {"0%", "100%"} <= set(_texts(figures["c-agreement"]))
+
+
+def test_a_curve_alone_needs_no_legend(figures: dict[str, str]):
+    assert "share of the time waiting for data" in _texts(figures["a-throughput"])
+    assert "wait" not in _texts(figures["a-throughput"])
+    assert _texts(figures["a-loss"]).count("loss") == 1
 
 
 def test_text_is_taken_as_it_is():

@@ -2,15 +2,22 @@
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from finetune.benchmark_config import BenchmarkConfig
+from finetune.classify_config import ClassifyConfig
+from finetune.probe_recipes import RECIPES as PROBES
 from finetune.report_config import ReportConfig
 from finetune.report_facts import gather_facts
-from finetune.report_folders import read_folder, read_known, sub_runs
+from finetune.report_folders import Kind, kind_of, read_folder, read_known, sub_runs
+from pretrain.distill_config import DistillConfig
+from pretrain.feature_distill_config import FeatureDistillConfig
+from pretrain.mae_config import MaeConfig
+from pretrain.supervised_config import SupervisedConfig
 
 
 def _write(path: Path, value: Any) -> None:
@@ -39,6 +46,29 @@ def test_kinds(tmp_path: Path):
         "benchmark": "benchmark",
         "benchmark under way": "benchmark",
     }
+
+
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        (MaeConfig, "pre-training"),
+        (FeatureDistillConfig, "feature distillation"),
+        (DistillConfig, "distillation"),
+        (ClassifyConfig, "fine-tuning"),
+        (SupervisedConfig, "training"),
+        *((probe, "probe") for probe in {type(recipe.config) for recipe in PROBES.values()}),
+    ],
+)
+def test_every_config_is_known_by_its_fields(config: type, kind: Kind):
+    names = {field.name for field in fields(config)}
+    assert kind_of(dict.fromkeys(["recipe", *names])) == kind
+    if config is ClassifyConfig:  # as it was before it had these
+        assert kind_of(dict.fromkeys(["recipe", *(names - {"trainable", "initialization"})])) == kind
+
+
+def test_a_benchmark_is_told_from_the_runs_of_its_recipe():
+    names = {field.name for field in fields(BenchmarkConfig)}
+    assert kind_of(dict.fromkeys(["benchmark", *names])) == "benchmark"
 
 
 @pytest.mark.parametrize(
@@ -109,6 +139,15 @@ def test_facts(tmp_path: Path):
     assert facts.seconds == pytest.approx(10 * 50 / 100 + 10 * 50 / 200 + 3 + 4)
     assert facts.data_wait == pytest.approx(0.25 * 5 / 7.5)
     assert facts.memory == 40_000
+
+
+def test_the_share_of_a_teacher(tmp_path: Path):
+    _write(tmp_path / "config.json", {"recipe": "digits", "distillation": {}, "batch_size": 50})
+    lines = [_line(10, teacher=0.5), _line(20, images_per_second=200.0, teacher=0.8), _line(30, teacher=None)]
+    _write(tmp_path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    assert gather_facts(read_folder(str(tmp_path))).teacher == pytest.approx((0.5 * 5 + 0.8 * 2.5) / 12.5)
+    _write(tmp_path / "metrics.jsonl", json.dumps(_line(10)) + "\n")
+    assert gather_facts(read_folder(str(tmp_path))).teacher is None
 
 
 def test_a_relative_dataset_is_meant_from_where_the_run_was_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -14,13 +14,20 @@ from PIL import Image
 
 from data_pipeline.config import ShardConfig
 from data_pipeline.sharding import shard_dataset
+from finetune.report_blocks import Table
 from finetune.report_folders import read_folder
 from finetune.report_page import build_page
+from finetune.report_teacher import teacher_blocks
 from launch.console import Console
+from launch.strict_json import to_json
+from pretrain.architectures import create_backbone, keywords
+from pretrain.backbone_config import BackboneConfig
 from pretrain.config import EncoderConfig
+from pretrain.distillation_config import DistillationConfig
 from pretrain.encoder import create_classifier, create_encoder, initialize_encoder
-from pretrain.model_folder import save_model
+from pretrain.model_folder import Prepared, save_folder, save_model
 from pretrain.pixels import Normalization
+from pretrain.teacher_cache_config import TeacherCacheConfig
 
 ENCODER = EncoderConfig("vit_tiny_patch16_224", (8, 8), (2, 2), width=24, depth=2, heads=3)
 HALF = Normalization((0.5,) * 3, (0.5,) * 3)
@@ -167,13 +174,83 @@ def test_a_fine_tuning_run_with_everything_escaped(tuned: Path):
     assert "of mixed images and labels" in page.text
 
 
+def _taught(run: Path, like: Path, **settings: Any) -> dict[str, Any]:
+    """Turn a copy of a finished run into one that was taught; its settings."""
+    shutil.copytree(like, run)
+    config = json.loads((like / "config.json").read_text())
+    config = {name: value for name, value in config.items() if name != "objective"} | settings
+    _write(run / "config.json", config)
+    _write(run / "teacher.json", {"name": "/runs/big", "architecture": "resnet18", "sha256": "5" * 64})
+    lines = [json.loads(line) for line in (like / "metrics.jsonl").read_text().splitlines()]
+    more = {"teacher": 0.4, "teacher_loss": 0.7, "agreement": 0.625} if "distillation" in settings else {"teacher": 0.4}
+    more |= {} if "distillation" in settings else {"class_distance": 0.3, "patch_distance": 0.2}
+    lines = [{**line, **more} if "loss" in line else line for line in lines]
+    _write(run / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    return config
+
+
+def test_a_distilled_run(tuned: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    soft = {"distillation": to_json(DistillationConfig("soft", alpha=0.25, temperature=3.0))}
+    cache = {"cache_teacher": to_json(TeacherCacheConfig(views=4, classes=16))}
+    config = _taught(run, tuned, **soft, **cache, teacher="/runs/big", labels=5)
+    page = _page(run)
+    for text in (
+        "distillation, 5 labels a class",
+        "resnet18",
+        "5" * 64,
+        "soft: the teacher's probabilities, at temperature 3; alpha 0.25",
+        "computed once, of 4 fixed views of each image, the 16 likeliest classes of each",
+        "share of the time in training40.0%",
+        "the teacher's part in it before weighing",
+        "at the end 62.5%",
+        "and in which the teacher computes (mean 40.0%)",
+    ):
+        assert text in page.text.replace("\n", ""), text
+    assert "Not shown" not in page.text
+    _write(run / "config.json", {**config, "teacher": "own"})
+    (table,) = teacher_blocks(read_folder(str(run)), "")
+    assert isinstance(table, Table)
+    assert ("trained", "first, by this run, on the same labels") in table.rows
+    (run / "teacher.json").unlink()
+    with pytest.raises(ValueError, match=r"^teacher\.json is not there$"):
+        teacher_blocks(read_folder(str(run)), "")
+
+
+def test_a_run_without_a_teacher_has_a_distillation_token_and_maps(tuned: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    _taught(run, tuned, distillation={}, teacher="none", init="none")
+    backbone = BackboneConfig("deit_tiny_distilled_patch16_224", (8, 8), (2, 2), width=24, depth=2, heads=3)
+    model = create_backbone(backbone, classes=2, pool="own", drop_path=0.0, seed=0)
+    shutil.rmtree(run / "model")
+    how = Prepared((3, 8, 8), HALF, 1.0)
+    save_folder(run / "model", model, keywords(backbone, "own"), how, class_names=("a", "b"), guard=None)
+    page = _page(run)
+    assert "the rest stays on the class and the distillation token" in page.text
+    assert "of the 4 x 4 to those of all patches" in page.text
+    assert "training from scratch, 5 labels a class" in page.text
+    assert "Not shown" not in page.text
+
+
+def test_an_encoder_from_features(pretrained: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    _taught(run, pretrained, class_weight=1.0, patch_weight=0.5, teacher="/runs/big")
+    page = _page(run)
+    assert "feature distillation" in page.text
+    assert "by their cosines, the teacher's class token (weight 1) and patch tokens (0.5)" in page.text
+    assert "class token and patches in it before weighing" in page.text
+    assert "Reconstructions" not in page.text
+    assert "Not shown" not in page.text
+
+
 def test_what_is_missing_is_told(pretrained: Path, tuned: Path, tmp_path: Path):
     config = json.loads((pretrained / "config.json").read_text())
     _write(tmp_path / "begun/config.json", {**config, "data": "/gone"})
     _write(tmp_path / "failed/config.json", config)
     _write(tmp_path / "failed/exit.json", {"status": "failed", "error": f"a {HOSTILE} was met"})
     shutil.copytree(tuned, tmp_path / "damaged")
-    _write(tmp_path / "damaged/config.json", {**config, "init": "none", "labels": None, "data": "/gone"})
+    damaged = {name: value for name, value in config.items() if name != "objective"}
+    _write(tmp_path / "damaged/config.json", {**damaged, "init": "none", "labels": None, "data": "/gone"})
     _write(tmp_path / "damaged/evaluation.json", '{"step": 1')
     (tmp_path / "damaged/model/model.safetensors").write_bytes(b"torn")
     shutil.copytree(pretrained, tmp_path / "moved")
