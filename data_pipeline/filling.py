@@ -102,6 +102,8 @@ class PooledFilling:
         self._pin_memory = pin_memory
         access = self._reading.access
         decoded = None if decode_once is None else decode_once(lambda: access.readers(parts), say=told)
+        # Held for as long as workers look at it: memory that nobody here holds is given to the next ring.
+        self._decoded: Decoded | None = decoded
         self._pool: Pool
         if workers == 0:
             self._pool = InlinePool(parts, views, seed, access, rows=rows, decoded=decoded)
@@ -127,6 +129,7 @@ class PooledFilling:
         """End the processes."""
         self._pool.close()
         self._reading.close()
+        self._decoded = None
 
 
 def run_ahead(pool: Pool, jobs: Jobs[Tag], pin_memory: bool) -> Filled[Tag]:

@@ -1,5 +1,6 @@
 """Images that are decoded once: the same batches as without, in this machine's memory or on a device."""
 
+import gc
 from collections.abc import Callable
 from multiprocessing import RawArray
 from multiprocessing.reduction import ForkingPickler
@@ -148,3 +149,20 @@ def test_what_is_kept_is_shared_not_copied(make_dataset: MakeDataset):
     decoded = Decoded(RawArray("B", 12), (), 3, "uint8")
     with pytest.raises(RuntimeError, match="should only be shared"):
         ForkingPickler.dumps(decoded)
+
+
+def test_what_is_kept_is_not_given_to_the_next_ring(photographs: Write):
+    """Only the workers look at the pixels, but their memory is this process's to give away."""
+    part = Part(photographs("some", 19), "train")
+    plain = batches([part.manifest])
+    stream = Stream([part], VIEW, batch_size=6, seed=5, plan=Plan(lanes=4), epochs=3, cache="memory", workers=1)
+    found = []
+    for number, batch in enumerate(stream):
+        found.append(batch)
+        if number == 2:  # the worker has begun: until then more than the stream holds on to it
+            gc.collect()
+            others = Stream([part], VIEW, batch_size=19, seed=6, plan=Plan(lanes=4), epochs=9, workers=1)
+            assert len(list(others)) > 0
+            others.close()
+    stream.close()
+    assert_same(plain, found)
