@@ -8,7 +8,7 @@ import numpy as np
 from finetune.card_facts import Row, data_name, model_name, plain
 from finetune.classify_config import ClassifyConfig
 from finetune.finished_run import FinishedRun
-from finetune.report_teacher import kept_logits, learnt_features, learnt_logits
+from finetune.report_teacher import how_often_asked, learnt_features, learnt_logits
 from launch.console import Console
 from launch.strict_json import read_json, to_json
 from pretrain.distill_config import OWN, DistillConfig
@@ -51,10 +51,10 @@ def teacher_name(run: FinishedRun) -> str | None:
 def settings(run: FinishedRun) -> str:
     """All other settings, as JSON."""
     told = {name: value for name, value in to_json(run.config).items() if name not in _PLACES}
-    if isinstance(run.config, DistillConfig):
+    if isinstance(run.config, DistillConfig | FeatureDistillConfig):
         told["cache_teacher"].pop("folder")
-        if not _trained_its_teacher(run):
-            told.pop("own_teacher")  # nobody was trained so
+    if isinstance(run.config, DistillConfig) and not _trained_its_teacher(run):
+        told.pop("own_teacher")  # nobody was trained so
     return json.dumps(told, indent=1, ensure_ascii=False)
 
 
@@ -101,9 +101,10 @@ def _teaching(run: FinishedRun) -> Iterator[Row]:
     yield "Teacher", f"{who}; SHA-256 of its weights `{teacher.sha256}`"
     if isinstance(config, DistillConfig):
         yield "Learnt of it", learnt_logits(config.distillation)
-        yield "The teacher's logits", kept_logits(config.cache_teacher)
+        yield "The teacher's logits", how_often_asked(config.cache_teacher)
     if isinstance(config, FeatureDistillConfig):
         yield "Learnt of it", learnt_features(config.class_weight, config.patch_weight)
+        yield "The teacher's features", how_often_asked(config.cache_teacher)
 
 
 def _trained_its_teacher(run: FinishedRun) -> bool:

@@ -51,13 +51,14 @@ def teacher_blocks(folder: Folder, _: str) -> list[Block]:
 
 
 def _learnt(folder: Folder) -> Iterator[tuple[str, str]]:
-    config = folder.config
+    config, where = folder.config, f"{folder.name}/{_CONFIG}"
+    cache = from_json(TeacherCacheConfig, config["cache_teacher"], where)
     if folder.kind == "feature distillation":
         yield "learnt", learnt_features(config["class_weight"], config["patch_weight"])
+        yield "its features", how_often_asked(cache)
     else:
-        where = f"{folder.name}/{_CONFIG}"
         yield "learnt", learnt_logits(from_json(DistillationConfig, config["distillation"], where))
-        yield "its logits", kept_logits(from_json(TeacherCacheConfig, config["cache_teacher"], where))
+        yield "its logits", how_often_asked(cache)
 
 
 def learnt_logits(how: DistillationConfig) -> str:
@@ -72,7 +73,7 @@ def learnt_features(class_weight: float, patch_weight: float) -> str:
     return f"by their cosines, the teacher's class token (weight {class_weight:g}) and patch tokens ({patch_weight:g})"
 
 
-def kept_logits(cache: TeacherCacheConfig) -> str:
+def how_often_asked(cache: TeacherCacheConfig) -> str:
     """How often a teacher is asked, as a clause."""
     if not cache.is_on:
         return "computed of every view as it is shown"

@@ -1,7 +1,9 @@
 """The files of a teacher's cache: arrays that numpy maps, and a record that says how many of their rows are there.
 
     cache.json    format, what it was made from, rows that are there, and once all are, each file's size and SHA-256
-    logits.npy    (views, samples, kept); unless all classes are kept also classes.npy and rest.npy: see `LogitFormat`
+    logits.npy    (views, samples, kept); unless all classes are kept also classes.npy and rest.npy: see `LogitFormat`;
+    image.npy     (views, samples, c) and places.npy (views, samples, n, d) instead, in one of features: see
+                  `FeatureFormat`
 
 Rows are written into files of full length and forced to the disk before the record counts them. So whatever is killed
 and whenever, the record claims nothing that is not there, and filling goes on from it.
@@ -16,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 from numpy.lib import format as npy
@@ -25,7 +27,7 @@ from numpy.typing import NDArray
 from launch.atomic import Guard, clean_partials, explain_full_disk, sync_folder, write_json
 from launch.file_hash import file_sha256
 from launch.strict_json import from_json, read_json, to_json
-from pretrain.cached_logits import LogitFormat
+from pretrain.row_format import RowFormat, T
 
 RECORD = "cache.json"
 _VERSION = 1
@@ -54,13 +56,13 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class CacheFiles:
-    """A folder for logits of `views` views of each of `samples` samples; row r is view r // samples of sample r mod
-    samples.
+class CacheFiles(Generic[T]):
+    """A folder for what a teacher says of `views` views of each of `samples` samples; row r is view r // samples of
+    sample r mod samples.
     """
 
     folder: Path
-    format: LogitFormat
+    format: RowFormat[T]
     views: int
     samples: int
 
@@ -198,18 +200,17 @@ class CacheFiles:
     def _check_room(self) -> None:
         free = shutil.disk_usage(self.folder).free
         if free < self.size:
-            few = "" if self.format.kept is not None else ", keep fewer classes of each (--cache-teacher.classes 16)"
             raise OSError(
                 errno.ENOSPC,
-                f"{self.folder}: the teacher's logits of {self.views} views of {self.samples:,} images take "
-                f"{self.size:,} bytes, {free:,} are free; free some space{few}, or give a folder on another disk "
-                "with --cache-teacher.folder",
+                f"{self.folder}: the teacher's {self.format.noun} of {self.views} views of {self.samples:,} images "
+                f"take {self.size:,} bytes, {free:,} are free; free some space{self.format.saving}, or give a folder "
+                "on another disk with --cache-teacher.folder",
             )
 
     def _refuse_foreign(self) -> None:
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"--cache-teacher.folder {self.folder}: is a file; expected a folder")
-        ours = {self.path(name).name for name in ("logits", "classes", "rest")}  # of any format
+        ours = {self.path(name).name for name in self.format.names}
         found = sorted(path.name for path in self.folder.iterdir()) if self.folder.exists() else []
         foreign = [name for name in found if name not in ours and not name.startswith(".")]
         if foreign:

@@ -1,11 +1,10 @@
-"""Computing a teacher's logits for fixed views, by all processes, from wherever an earlier attempt was interrupted."""
+"""Computing what a teacher says of fixed views, by all processes, from wherever an earlier attempt was interrupted."""
 
 from collections.abc import Callable
 from contextlib import closing
 from math import prod
 
 import torch
-from torch import Tensor
 
 from data_pipeline.batch import Batch
 from launch.atomic import Guard
@@ -14,6 +13,7 @@ from pretrain.cache_files import CacheFiles, Progress
 from pretrain.cache_identity import CacheIdentity
 from pretrain.first_rank import on_first
 from pretrain.fixed_views import FixedViews
+from pretrain.row_format import RowFormat, T
 from pretrain.row_writer import RowWriter
 from pretrain.world import World
 
@@ -22,10 +22,10 @@ _PIECES = 32  # of rows, by each process, before what is there is put down
 
 
 def fill(
-    files: CacheFiles,
-    identity: CacheIdentity,
+    files: CacheFiles[T],
+    identity: CacheIdentity[T],
     views: FixedViews,
-    judge: Callable[[Batch], Tensor],
+    judge: Callable[[Batch], T],
     *,
     world: World,
     console: Console,
@@ -37,11 +37,12 @@ def fill(
     Rows that are computed together do not depend on the number of processes, so the files are the same on any.
 
     Args:
-        judge: the teacher's logits (b, classes) for what the rows of a batch show.
+        judge: what the teacher says of what the rows of a batch show.
         guard: raises where rank 0 may no longer write.
 
     Raises:
-        ValueError: logits that are not finite. OSError: no room. LockLostError: another run has taken the folder over.
+        ValueError: rows that cannot be kept, such as NaNs. OSError: no room. LockLostError: another run has taken
+            the folder over.
     """
     made_from = identity.to_json()
 
@@ -54,7 +55,7 @@ def fill(
     batches = views.batches(together, first=first, rank=world.rank, world=world.size, workers=workers)
     a_round = together * _PIECES * world.size
     with (
-        console.progress(files.rows, label="teacher's logits", start=first) as progress,
+        console.progress(files.rows, label=f"teacher's {files.format.noun}", start=first) as progress,
         RowWriter(files) as writer,
         closing(batches),
         torch.no_grad(),
@@ -66,9 +67,11 @@ def fill(
                     continue
                 batch = next(batches)
                 assert batch.positions[0] == piece * together
-                logits = _with_sense(judge(batch).float(), batch, views)
+                judged = judge(batch)
+                _check(files.format, judged, batch, views)
                 rows = min(together, files.rows - piece * together)  # the last piece is filled up
-                writer.write(piece * together, files.format.pack(logits[:rows]))
+                packed = files.format.pack(judged)
+                writer.write(piece * together, {name: column[:rows] for name, column in packed.items()})
                 progress.advance(min(together * world.size, stop - progress.position))
             writer.sync()
             world.barrier()
@@ -83,13 +86,10 @@ def _rows_together(size: tuple[int, int]) -> int:
     return min(256, max(16, 1 << (_PIXELS // prod(size)).bit_length() - 1))
 
 
-def _with_sense(logits: Tensor, batch: Batch, views: FixedViews) -> Tensor:
-    # Some may be minus infinity: of classes that are impossible.
-    is_broken = logits.logsumexp(dim=1).isfinite().logical_not().cpu().numpy()
+def _check(rows: RowFormat[T], judged: T, batch: Batch, views: FixedViews) -> None:
+    is_broken = rows.fits(judged).logical_not().cpu().numpy()
     if is_broken.any():
         raise ValueError(
-            f"--teacher: its logits of sample {batch.samples[is_broken][0]} of {views.part.manifest.folder} "
-            f"[{views.part.split}] are NaN or infinite, expected numbers; look at its weights, or compute in "
-            "--precision fp32"
+            f"--teacher: its {rows.noun} of sample {batch.samples[is_broken][0]} of {views.part.manifest.folder} "
+            f"[{views.part.split}] are {rows.refusal}"
         )
-    return logits

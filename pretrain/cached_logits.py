@@ -6,19 +6,18 @@ probabilities: those of probable classes are small numbers, of which half precis
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pretrain.row_format import Columns
+
 _LEAST = float(np.finfo(np.float16).min)  # whose exponential is 0 at any temperature that is of use
-Columns = Mapping[str, NDArray[Any]]
-"""Of b rows: `logits` (b, kept) and, where not all are kept, `classes` (b, kept) and `rest` (b,)."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,9 @@ class LogitFormat:
 
     classes: int
     kept: int | None
+    noun: ClassVar[str] = "logits"
+    names: ClassVar[tuple[str, ...]] = ("logits", "classes", "rest")
+    refusal: ClassVar[str] = "NaN or infinite, expected numbers; look at its weights, or compute in --precision fp32"
 
     def __post_init__(self) -> None:
         if self.kept is not None and self.kept >= self.classes:
@@ -41,6 +43,11 @@ class LogitFormat:
                 f"--cache-teacher.classes {self.kept}: the teacher has {self.classes} classes; give fewer, or leave it "
                 "out, which keeps all"
             )
+
+    @property
+    def saving(self) -> str:
+        """How to keep less; empty where not all classes are kept already."""
+        return "" if self.kept is not None else ", keep fewer classes of each (--cache-teacher.classes 16)"
 
     @property
     def columns(self) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
@@ -54,14 +61,19 @@ class LogitFormat:
             "rest": (np.dtype("<f4"), ()),
         }
 
-    def pack(self, logits: Float[Tensor, "b classes"]) -> dict[str, NDArray[Any]]:
+    def fits(self, judged: Float[Tensor, "b classes"]) -> Bool[Tensor, " b"]:
+        """Which rows are numbers; some of a row may be minus infinity, of classes that are impossible."""
+        return judged.float().logsumexp(dim=1).isfinite()
+
+    def pack(self, judged: Float[Tensor, "b classes"]) -> dict[str, NDArray[Any]]:
         """The columns of logits, of which some may be minus infinity.
 
         Rounding never changes which class is the first of the most probable ones: others that come to the same number
         get the next smaller one.
         """
+        logits = judged.float()
         assert logits.shape[1] == self.classes
-        logs = logits.float().log_softmax(dim=1)
+        logs = logits.log_softmax(dim=1)
         if self.kept is None:
             kept, first = logs, logits.argmax(dim=1).cpu().numpy()
         else:

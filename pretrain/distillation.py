@@ -1,5 +1,6 @@
 """A run of DeiT's: a classifier from labels and from a teacher's logits, or from labels alone."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from data_pipeline.rows import Part
 from data_pipeline.stream import Batch
 from launch.console import Console
 from pretrain.backbone_config import BackboneConfig
-from pretrain.cache_identity import CacheIdentity, TeacherFacts
+from pretrain.cache_identity import LogitIdentity, TeacherFacts
 from pretrain.class_agreement import check_channels as check_teacher_channels
 from pretrain.class_agreement import check_classes
 from pretrain.classifier import build_classifier, resolve
@@ -58,7 +59,8 @@ def distill(recipe: str, config: DistillConfig, world: World) -> dict[str, Any]:
         if where is None:
             own.close("preempted", 0)
             return {}
-        return _learn(run, _open_teacher(where, config, task, own), config)
+        tuition, shares = _tuition(run, where, config)
+        return run.train(tuition.objective, shares=shares)[1]
 
 
 def _task(config: DistillConfig, console: Console, *, init: str | None = None) -> Task:
@@ -95,24 +97,26 @@ def _open_teacher(where: str, config: DistillConfig, task: Task, own: Session) -
     return teacher
 
 
-def _learn(run: SupervisedRun, teacher: Teacher, config: DistillConfig) -> dict[str, Any]:
+def _tuition(
+    run: SupervisedRun, where: str, config: DistillConfig
+) -> tuple[Tuition, Mapping[str, Callable[[], float]]]:
+    """What a step computes, and the teacher's share of the time; with a cache the teacher is let go of."""
+    teacher = _open_teacher(where, config, run.task, run.own)
     if config.cache_teacher.is_on:
-        cache = _cached(run, teacher, config)
-        device = run.own.world.device
+        cache, device = _cached(run, teacher, config), run.own.world.device
 
         def looked_up(batch: Batch, _: Tensor) -> Tensor:
             return cache.lookup(batch).to(device, non_blocking=True)
 
-        return run.train(Tuition(run.supervision, config.distillation, looked_up).objective)[1]
+        return Tuition(run.supervision, config.distillation, looked_up), {}
 
     def asked(_: Batch, images: Tensor) -> Tensor:
         return teacher.logits(images, run.normalization)
 
-    tuition = Tuition(run.supervision, config.distillation, asked)
-    return run.train(tuition.objective, shares={"teacher": teacher.clock.seconds})[1]
+    return Tuition(run.supervision, config.distillation, asked), {"teacher": teacher.clock.seconds}
 
 
-def _cached(run: SupervisedRun, teacher: Teacher, config: DistillConfig) -> TeacherCache:
+def _cached(run: SupervisedRun, teacher: Teacher, config: DistillConfig) -> TeacherCache[Tensor]:
     source, normalization, kept = teacher.source, run.normalization, config.cache_teacher
     facts = TeacherFacts(
         source.name,
@@ -123,7 +127,7 @@ def _cached(run: SupervisedRun, teacher: Teacher, config: DistillConfig) -> Teac
         repr(source.backbone),
     )
     views = FixedViews(run.task.part, run.task.members, run.view, config.seed, kept.views)
-    identity = CacheIdentity(
+    identity = LogitIdentity(
         facts, config.precision, views.facts, normalization, config.augmentation.erasing, kept.classes
     )
     return open_or_fill(
@@ -131,7 +135,7 @@ def _cached(run: SupervisedRun, teacher: Teacher, config: DistillConfig) -> Teac
         identity,
         views,
         prepare=run.supervision.pixels,
-        logits=lambda images: teacher.logits(images, normalization),
+        judge=lambda images: teacher.logits(images, normalization),
         world=run.own.world,
         console=run.own.console,
         workers=run.workers,

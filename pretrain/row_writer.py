@@ -14,7 +14,7 @@ from pretrain.cache_files import CacheFiles
 class RowWriter:
     """Writes rows of all columns where they belong; several processes may, each rows of its own. Use it in a `with`."""
 
-    def __init__(self, files: CacheFiles) -> None:
+    def __init__(self, files: CacheFiles[Any]) -> None:
         self._files = files
         self._descriptors: dict[str, int] = {}
         self._unsynced = 0

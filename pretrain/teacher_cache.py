@@ -1,12 +1,12 @@
-"""A teacher's cost paid once: its logits for a fixed number of views of each training image, computed before training
-and looked up in it.
+"""A teacher's cost paid once: what it says of a fixed number of views of each training image, its logits or its
+features, computed before training and looked up in it.
 """
 
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Generic
 
-from jaxtyping import Float
 from torch import Tensor
 
 from data_pipeline.batch import Batch
@@ -16,9 +16,9 @@ from launch.lock import FolderInUseError, WorldLock
 from pretrain.cache_files import CacheFiles
 from pretrain.cache_filling import fill
 from pretrain.cache_identity import CacheIdentity
-from pretrain.cached_logits import LogitFormat
 from pretrain.first_rank import on_first
 from pretrain.fixed_views import FixedViews
+from pretrain.row_format import T, are_finite
 from pretrain.teacher_cache_config import TeacherCacheConfig
 from pretrain.world import World
 
@@ -26,16 +26,17 @@ _FOLDER = ".teacher"
 _WAIT = 5.0  # seconds between two looks at a cache that another run fills
 
 
-class TeacherCache:
+class TeacherCache(Generic[T]):
     """A whole cache; how much of it is in memory is the system's business."""
 
-    def __init__(self, files: CacheFiles, views: FixedViews) -> None:
+    def __init__(self, files: CacheFiles[T], views: FixedViews) -> None:
         self.files = files
         self._views = views
         self._columns = files.mapped()
 
-    def lookup(self, batch: Batch) -> Float[Tensor, "b classes"]:
-        """The teacher's logits for what each row shows, less a number of each row's own; on the CPU.
+    def lookup(self, batch: Batch) -> T:
+        """What the teacher says of what each row shows, on the CPU: its logits (b, classes), in fp32 and less a number
+        of each row's own, or its features, in fp16.
 
         Raises:
             ValueError: a sample that has none, or numbers that are not finite.
@@ -43,42 +44,43 @@ class TeacherCache:
         assert not batch.datasets.any()
         assert (batch.epochs < self._views.views).all(), "a stream of more views than are kept"
         rows = batch.epochs * self._views.samples + self._views.places(batch.samples)
-        logits = self.files.format.unpack({name: column[rows] for name, column in self._columns.items()})
-        is_broken = logits.isfinite().all(dim=1).logical_not().numpy()
+        columns = {name: column[rows] for name, column in self._columns.items()}
+        is_broken = ~are_finite(columns)
         if is_broken.any():
-            raise self.files.damaged(f"the logits of sample {batch.samples[is_broken][0]} are not finite")
-        return logits
+            noun = self.files.format.noun
+            raise self.files.damaged(f"the {noun} of sample {batch.samples[is_broken][0]} are not finite")
+        return self.files.format.unpack(columns)
 
 
 def open_or_fill(
     config: TeacherCacheConfig,
-    identity: CacheIdentity,
+    identity: CacheIdentity[T],
     views: FixedViews,
     *,
     prepare: Callable[[Batch], Tensor],
-    logits: Callable[[Tensor], Tensor],
+    judge: Callable[[Tensor], T],
     world: World,
     console: Console,
     workers: int,
-) -> TeacherCache:
-    """The cache of the teacher's logits for these views: the one that is there, or one that is computed now.
+) -> TeacherCache[T]:
+    """The cache of what the teacher says of these views: the one that is there, or one that is computed now.
 
     Filling is shared by all processes, gives the same bytes on any number of them, and goes on where it was
     interrupted. Where another run fills the same cache this one waits for it. Every process must call it.
 
     Args:
         prepare: images (b, c, h, w) on the device as the student sees them, of batches whose `positions` mean nothing.
-        logits: the teacher's logits (b, classes) of such images.
+        judge: what the teacher says of such images: a row of the identity's format of each.
         workers: processes that decode, for each training process.
 
     Raises:
-        ValueError: there is a cache that was made from something else, or is damaged; logits that are not finite.
+        ValueError: there is a cache that was made from something else, or is damaged; rows that cannot be kept,
+            such as NaNs.
         OSError: no room for it, or no right to write there.
     """
     assert identity.images == views.facts
-    rows = LogitFormat(identity.teacher.classes, identity.classes)
-    files = CacheFiles(cache_folder(config, identity, views), rows, views.views, views.samples)
-    what = f"the teacher's logits of {views.views} views of {views.samples:,} images"
+    files = CacheFiles(cache_folder(config, identity, views), identity.rows, views.views, views.samples)
+    what = f"the teacher's {files.format.noun} of {views.views} views of {views.samples:,} images"
 
     def is_whole() -> bool:
         found = files.read()
@@ -94,7 +96,7 @@ def open_or_fill(
         console.say(f"{what} are there already: {files.folder}")
         return TeacherCache(files, views)
     lock = WorldLock(files.folder)
-    _acquire(lock, world, console)
+    _acquire(lock, files.format.noun, world, console)
     try:
         if not on_first(world, is_whole):  # it is if another run has filled it meanwhile
             begin = time.monotonic()
@@ -103,7 +105,7 @@ def open_or_fill(
                 files,
                 identity,
                 views,
-                lambda batch: logits(prepare(batch)),
+                lambda batch: judge(prepare(batch)),
                 world=world,
                 console=console,
                 workers=workers,
@@ -115,7 +117,7 @@ def open_or_fill(
     return TeacherCache(files, views)
 
 
-def cache_folder(config: TeacherCacheConfig, identity: CacheIdentity, views: FixedViews) -> Path:
+def cache_folder(config: TeacherCacheConfig, identity: CacheIdentity[Any], views: FixedViews) -> Path:
     """Where a cache is: the folder that the config names, or one of its own beside the shards.
 
     Raises:
@@ -132,7 +134,7 @@ def cache_folder(config: TeacherCacheConfig, identity: CacheIdentity, views: Fix
     return beside / _FOLDER / identity.key
 
 
-def _acquire(lock: WorldLock, world: World, console: Console) -> None:
+def _acquire(lock: WorldLock, noun: str, world: World, console: Console) -> None:
     """Rank 0 takes the lock; while another run holds it, and so fills the cache, all wait."""
 
     def holder() -> str:
@@ -144,8 +146,8 @@ def _acquire(lock: WorldLock, world: World, console: Console) -> None:
         except OSError as error:
             raise type(error)(
                 error.errno,
-                f"{lock.folder}: the teacher's logits cannot be kept there ({error.strerror}); give a folder that can "
-                "be written with --cache-teacher.folder",
+                f"{lock.folder}: the teacher's {noun} cannot be kept there ({error.strerror}); give a folder that "
+                "can be written with --cache-teacher.folder",
             ) from error
         return ""
 

@@ -7,20 +7,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TeacherCacheConfig:
-    """What is kept of a teacher's logits, and where.
+    """What is kept of a teacher's logits, or of its features, and where.
 
     Raises:
         ValueError: a number lies outside its range, the folder is none of this machine, or nothing is to be kept.
     """
 
     views: int = 0
-    """Views of each training image whose logits are kept; training then shows these alone, in turn. 0: no cache."""
+    """Views of each training image whose logits, or features, are kept; training then shows these alone, in turn. 0: no
+    cache."""
     classes: int | None = None
     """The most probable classes of each view whose logits are kept: the rest of the probability is spread evenly over
     the others. None: all."""
     folder: str | None = None
     """Where the cache is, a folder on this machine. None: DATASET/.teacher/KEY beside the shards, where KEY stands for
-    all that the logits depend on."""
+    all that is kept depends on."""
 
     def __post_init__(self) -> None:
         if self.views < 0:
@@ -44,5 +45,5 @@ class TeacherCacheConfig:
 
     @property
     def is_on(self) -> bool:
-        """Whether logits are kept."""
+        """Whether anything is kept."""
         return self.views > 0

@@ -234,8 +234,10 @@ def test_a_run_without_a_teacher_has_a_distillation_token_and_maps(tuned: Path, 
 
 def test_an_encoder_from_features(pretrained: Path, tmp_path: Path):
     run = tmp_path / "run"
-    _taught(run, pretrained, class_weight=1.0, patch_weight=0.5, teacher="/runs/big")
+    cache = {"cache_teacher": to_json(TeacherCacheConfig(views=2))}
+    _taught(run, pretrained, class_weight=1.0, patch_weight=0.5, teacher="/runs/big", **cache)
     page = _page(run)
+    assert "computed once, of 2 fixed views of each image" in page.text
     assert "feature distillation" in page.text
     assert "by their cosines, the teacher's class token (weight 1) and patch tokens (0.5)" in page.text
     assert "class token and patches in it before weighing" in page.text

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from beartype.roar import BeartypeDecorHintPep585DeprecationWarning
@@ -17,9 +16,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from data_pipeline.augment import CenterCrop
-from data_pipeline.chunks import Chunk, chunks
+from data_pipeline.chunks import chunks
 from data_pipeline.config import ShardConfig
-from data_pipeline.manifest import DatasetError, Manifest
+from data_pipeline.manifest import Manifest
 from data_pipeline.rows import Part
 from data_pipeline.sharding import shard_dataset
 from launch.console import Console
@@ -42,7 +41,8 @@ with warnings.catch_warnings():
     from pretrain.session import Session
 
 CONFIG = replace(RECIPES["digits"].config, data="d", out="o", knn=KnnConfig(most_train=400, most_held_out=100))
-Watch = Callable[..., tuple[Monitor, MaskedAutoencoder, io.StringIO]]
+Features = Callable[[torch.Tensor], torch.Tensor]
+Watch = Callable[..., tuple[Monitor, MaskedAutoencoder, Features, io.StringIO]]
 
 
 @pytest.fixture(scope="module")
@@ -53,27 +53,26 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 
 @pytest.fixture
 def watch(tmp_path: Path, digits: Manifest) -> Watch:
-    """A monitor of a fresh model, which has never seen a digit, and what is said."""
+    """A monitor, a fresh model, which has never seen a digit, its features, and what is said."""
 
-    def build(manifest: Manifest = digits, config: MaeConfig = CONFIG, **options: Any):
+    def build(manifest: Manifest = digits, config: MaeConfig = CONFIG):
         said = io.StringIO()
-        run = RunFolder(tmp_path)
-        run.figures.mkdir(exist_ok=True)
         model = MaskedAutoencoder(create_encoder(config.encoder), config.decoder, config.objective).eval()
         model.initialize(torch.Generator().manual_seed(0))
-        session = Session(World("fp32"), Console(stream=said), run, {})
+        session = Session(World("fp32"), Console(stream=said), RunFolder(tmp_path), {})
         normalization = choose_normalization("dataset", manifest)
 
-        def noise_of(samples: np.ndarray) -> torch.Tensor:
-            generator = torch.Generator().manual_seed(int(samples[0]))
-            return torch.rand(len(samples), model.patches, generator=generator)
+        def features(images: torch.Tensor) -> torch.Tensor:
+            return model.features(normalization.normalize(images)).mean
 
-        return Monitor(config, manifest, normalization, noise_of, session, 0, **options), model, said
+        return Monitor(config, manifest, session, 0), model, features, said
 
     return build
 
 
-def features(manifest: Manifest, split: str, model: MaskedAutoencoder, most: int) -> tuple[torch.Tensor, torch.Tensor]:
+def expected_features(
+    manifest: Manifest, split: str, model: MaskedAutoencoder, most: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """As the monitor must find them, all at once."""
     part, samples = Part(manifest, split), manifest.split(split).members(most)
     (chunk,) = chunks(part, CenterCrop((8, 8)), most, samples=samples)
@@ -82,10 +81,10 @@ def features(manifest: Manifest, split: str, model: MaskedAutoencoder, most: int
 
 
 def test_with_labels_two_accuracies_and_two_measures_of_spread(watch: Watch, digits: Manifest):
-    monitor, model, said = watch()
-    results = monitor.evaluate(model, 50.0)
-    train, labels = features(digits, "train", model, 400)
-    queries, expected = features(digits, "test", model, 100)
+    monitor, model, features, said = watch()
+    results = monitor.measure(features, 50.0)
+    train, labels = expected_features(digits, "train", model, 400)
+    queries, expected = expected_features(digits, "test", model, 100)
     knn = knn_predict(train, labels, queries, neighbours=20, temperature=0.07)
     alphas = [400 * strength for strength in STRENGTHS]
     linear = make_pipeline(StandardScaler(), RidgeClassifierCV(alphas)).fit(train.double().numpy(), labels.numpy())
@@ -106,9 +105,9 @@ def test_with_labels_two_accuracies_and_two_measures_of_spread(watch: Watch, dig
 
 
 def test_without_a_held_out_split_training_images_are_measured_and_said_to_be(watch: Watch, digits: Manifest):
-    monitor, model, said = watch(replace(digits, splits={"train": digits.split("train")}))
-    results = monitor.evaluate(model, 1.0)
-    values, _ = features(digits, "train", model, 100)
+    monitor, model, features, said = watch(replace(digits, splits={"train": digits.split("train")}))
+    results = monitor.measure(features, 1.0)
+    values, _ = expected_features(digits, "train", model, 100)
     expected = {"rankme": rankme(values), "feature_deviation": feature_deviation(values)}
     assert results == pytest.approx(expected, rel=1e-4)
     ending = "  on 100 training images, for there is no split test to hold out\n"
@@ -117,8 +116,8 @@ def test_without_a_held_out_split_training_images_are_measured_and_said_to_be(wa
 
 
 def test_the_split_that_is_trained_on_is_not_held_out(watch: Watch):
-    monitor, model, said = watch(config=replace(CONFIG, held_out="train"))
-    assert monitor.evaluate(model, 1.0).keys() == {"rankme", "feature_deviation"}
+    monitor, _, features, said = watch(config=replace(CONFIG, held_out="train"))
+    assert monitor.measure(features, 1.0).keys() == {"rankme", "feature_deviation"}
     assert "training images" in said.getvalue()
 
 
@@ -135,8 +134,8 @@ def test_without_labels_only_what_needs_none(
         return values, torch.full_like(labels, -1) if arguments[1].split == unlabelled else labels
 
     monkeypatch.setattr(monitor_module, "extract", without_labels)
-    monitor, model, said = watch(replace(digits, splits=splits))
-    assert monitor.evaluate(model, 2.5).keys() == {"rankme", "feature_deviation"}
+    monitor, _, features, said = watch(replace(digits, splits=splits))
+    assert monitor.measure(features, 2.5).keys() == {"rankme", "feature_deviation"}
     assert re.fullmatch(r"epoch 2\.5  rankme \S+ of 64  deviation \S+  on test\n", said.getvalue())
 
 
@@ -150,20 +149,20 @@ def test_images_without_a_label_take_no_part_in_accuracies(
         return values, labels.where(torch.arange(len(labels)) % 2 == 0, -1)
 
     monkeypatch.setattr(monitor_module, "extract", some_labels)
-    monitor, model, _ = watch()
-    results = monitor.evaluate(model, 1.0)
-    train, labels = (tensor[::2] for tensor in features(digits, "train", model, 400))
-    queries, expected = (tensor[::2] for tensor in features(digits, "test", model, 100))
+    monitor, model, features, _ = watch()
+    results = monitor.measure(features, 1.0)
+    train, labels = (tensor[::2] for tensor in expected_features(digits, "train", model, 400))
+    queries, expected = (tensor[::2] for tensor in expected_features(digits, "test", model, 100))
     knn = knn_predict(train, labels, queries, neighbours=20, temperature=0.07)
     assert results["knn_top1"] == pytest.approx((knn == expected).double().mean().item())
 
 
 def test_features_that_are_all_alike_are_a_collapse(watch: Watch):
-    monitor, model, said = watch()
+    monitor, model, features, said = watch()
     with torch.no_grad():
         model.get_parameter("encoder.norm.weight").fill_(1e-4)
         model.get_parameter("encoder.norm.bias").fill_(1.0)
-    assert monitor.evaluate(model, 3.0)["feature_deviation"] < 0.001
+    assert monitor.measure(features, 3.0)["feature_deviation"] < 0.001
     warning = said.getvalue().splitlines()[1]
     assert warning.startswith("warning: epoch 3: features have collapsed")
     assert "below 0.01" in warning
@@ -171,51 +170,10 @@ def test_features_that_are_all_alike_are_a_collapse(watch: Watch):
 
 
 def test_features_that_are_not_numbers_are_said_and_not_measured(watch: Watch):
-    monitor, model, said = watch()
+    monitor, model, features, said = watch()
     with torch.no_grad():
         model.get_parameter("encoder.norm.bias").fill_(torch.inf)
-    assert monitor.evaluate(model, 3.0) == {}
+    assert monitor.measure(features, 3.0) == {}
     assert said.getvalue() == (
         "warning: epoch 3: features of 100 of 100 images of test are NaN or infinite, so nothing is measured on them\n"
     )
-
-
-def test_each_panel_is_shown_and_is_the_same_every_time(watch: Watch):
-    shown: list[tuple[str, Path]] = []
-    monitor, model, _ = watch(shown=lambda name, path: shown.append((name, path)))
-    path = monitor.draw(model, 12.0)
-    assert path.name == "reconstruction-epoch-00012.0.png"
-    first = path.read_bytes()
-    monitor.evaluate(model, 12.0)
-    assert shown == [("reconstruction", path)] * 2
-    assert path.read_bytes() == first
-    assert monitor.draw(model, 13.0).read_bytes() != first, "the epoch is in the title"
-
-
-def some_broken(working: Callable[[int], bool]) -> Callable[..., Any]:
-    def broken(*arguments: Any, **named: Any):
-        for chunk in chunks(*arguments, **named):
-            valid = torch.tensor([working(int(sample)) for sample in chunk.samples])
-            yield Chunk(chunk.number, chunk.images, chunk.labels, chunk.samples, chunk.valid & valid)
-
-    return broken
-
-
-def test_images_that_do_not_decode_make_room_for_the_next(watch: Watch, monkeypatch: pytest.MonkeyPatch):
-    drawn: dict[str, Any] = {}
-    monkeypatch.setattr(monitor_module, "chunks", some_broken(lambda sample: sample % 3 == 1))
-    monkeypatch.setattr(
-        monitor_module, "reconstruction_panel", lambda *arguments, **named: drawn.update(images=arguments[2])
-    )
-    monitor, model, _ = watch()
-    monitor.draw(model, 1.0)
-    (all_images,) = chunks(Part(monitor.manifest, "test"), CenterCrop((8, 8)), 24, samples=np.arange(24))
-    assert torch.equal(drawn["images"], all_images.images[1::3])
-
-
-def test_nothing_to_draw_names_the_split(watch: Watch, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(monitor_module, "chunks", some_broken(lambda _: False))
-    monitor, model, _ = watch()
-    message = f"{monitor.manifest.folder} [test]: none of its first 64 images decodes"
-    with pytest.raises(DatasetError, match=re.escape(message)):
-        monitor.draw(model, 1.0)

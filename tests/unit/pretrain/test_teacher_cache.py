@@ -26,7 +26,7 @@ from data_pipeline.stream import Stream
 from launch.console import Console
 from launch.lock import WorldLock
 from pretrain import cache_files, cache_filling, teacher_cache
-from pretrain.cache_identity import CacheIdentity, TeacherFacts
+from pretrain.cache_identity import LogitIdentity, TeacherFacts
 from pretrain.erasing import erase
 from pretrain.fixed_views import FixedViews
 from pretrain.pixels import Normalization
@@ -56,8 +56,8 @@ class Case:
         return TeacherCacheConfig(self.views.views, self.classes, None if self.folder is None else str(self.folder))
 
     @property
-    def identity(self) -> CacheIdentity:
-        return CacheIdentity(self.teacher, "fp32", self.views.facts, HALVES, self.erasing, self.classes)
+    def identity(self) -> LogitIdentity:
+        return LogitIdentity(self.teacher, "fp32", self.views.facts, HALVES, self.erasing, self.classes)
 
     def prepare(self, batch: Batch) -> Tensor:
         images = HALVES.normalize(batch.images)
@@ -67,7 +67,7 @@ class Case:
         weights = torch.randn(images[0].numel(), CLASSES, generator=torch.Generator().manual_seed(1))
         return images.flatten(1) @ weights / 4
 
-    def open(self, world: World | None = None, said: StringIO | None = None) -> TeacherCache:
+    def open(self, world: World | None = None, said: StringIO | None = None) -> TeacherCache[Tensor]:
         """Open or fill it; `fails_after` so many pieces the teacher raises an error."""
         judged = 0
 
@@ -84,7 +84,7 @@ class Case:
             self.identity,
             self.views,
             prepare=self.prepare,
-            logits=logits,
+            judge=logits,
             world=world,
             console=Console(world.rank, said or StringIO()),
             workers=0,
