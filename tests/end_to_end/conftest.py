@@ -32,8 +32,7 @@ _STORES = _load("stores")
 def runs() -> Iterator[ModuleType]:
     """tests/end_to_end/runs.py; at the end whatever still runs is killed."""
     yield _RUNS
-    for child in _RUNS.STARTED:
-        child.end()
+    _RUNS.end_all()
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +66,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The digits, sharded by the real command."""
     folder = tmp_path_factory.mktemp("data") / "digits"
     words = _RUNS.python(_RUNS.ROOT / "data_pipeline/shard.py", "--source", "digits", "--out", folder, "--workers", 1)
-    _RUNS.Child(words, folder.parent / "shard").wait().expect(0)
+    _RUNS.Child(words, folder.parent / "shard", cold=True).wait().expect(0)
     return folder
 
 
@@ -90,9 +89,10 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def undisturbed(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny run from beginning to end, with all of its checkpoints."""
+    """A tiny run from beginning to end, with all checkpoints; others, most of them forks, are compared with it."""
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    _RUNS.finish(digits, folder, "--keep-checkpoints", 100)
+    finished = _RUNS.ended(_RUNS.train(digits, folder, "--keep-checkpoints", 100, cold=True), folder)
+    assert finished.err == ""
     return folder
 
 

@@ -49,6 +49,11 @@ def is_checkpoint(folder: Path, *_: Any, **__: Any) -> bool:
     return Path(folder).name.startswith("step-")
 
 
+def is_of_a_teacher(_: Any, path: Path, __: Any) -> bool:
+    """Whether a file to be written says who teaches a run."""
+    return path.name == "teacher.json"
+
+
 def always(*_: Any, **__: Any) -> bool:
     """Every call counts."""
     return True
@@ -69,6 +74,9 @@ POINTS: dict[str, tuple[str, str, Ending, Callable[..., bool]]] = {
     "before-export": ("pretrain.model_folder", "save_model", die, always),
     "during-export": ("pretrain.model_folder", "save_for_hf", die_after, always),
     "before-exit": ("launch.run_folder", "RunFolder.write_exit", die, always),
+    # Of distill.py.
+    "teacher-recorded": ("launch.run_folder", "RunFolder.write_json", die_after, is_of_a_teacher),
+    "cache-half-filled": ("pretrain.row_writer", "RowWriter.write", die_after, always),
     # Of shard.py, in the process that the user starts.
     "listing": ("data_pipeline.listing", "_Writer.finish", die, always),
     "listed": ("data_pipeline.corpus", "write_listing", die_after, always),

@@ -5,16 +5,19 @@ Test files cannot import this under pytest's importlib mode: they get it as the 
 
 import json
 import os
+import random
 import secrets
+import select
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 ROOT = Path(__file__).parents[2]
 MAE = ROOT / "pretrain/mae.py"
@@ -45,10 +48,12 @@ TINY = {
 
 # What a launcher says of its processes, and what would let a test reach the network.
 _NOT_INHERITED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+# Besides those, what tells scripts nothing until they have begun: the rest of the environment libraries may have read.
+_READ_LATE = frozenset((*_NOT_INHERITED, "ACCELERATE_USE_CPU", "SHERD_TEST", "PYTEST_CURRENT_TEST"))
 # One thread: `accelerate launch` sets it too, and on a busy machine two threads wait for each other.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
 _TIMINGS = frozenset(
-    {"images_per_second", "data_wait", "transfer_wait", "save_stall", "mfu", "memory", "evaluation_seconds"}
+    {"images_per_second", "data_wait", "teacher", "transfer_wait", "save_stall", "mfu", "memory", "evaluation_seconds"}
 )
 
 
@@ -70,26 +75,101 @@ STARTED: list["Child"] = []
 """Every command of these tests, so that none outlives them when one fails."""
 
 
-class Child:
-    """A started command, with its output in files so that it never waits for a reader."""
+class Fork:
+    """A script in a fork of a process that has imported the libraries (see warm_start.py); used as `Popen` is."""
 
-    def __init__(self, words: list[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
+    _server: "subprocess.Popen[bytes] | None" = None
+    _control: socket.socket
+    _environment: Mapping[str, str]
+    _starting = threading.Lock()
+    mark = f"SHERD_TEST={secrets.token_hex(8)}".encode()
+
+    def __init__(self, words: list[str], out: IO[str], err: IO[str], environment: Mapping[str, str]) -> None:
+        request = {"words": words, "environment": environment, "folder": os.getcwd()}
+        self.returncode: int | None = None
+        self._answers, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs, open(os.devnull) as nothing:
+            files = [nothing.fileno(), out.fileno(), err.fileno(), theirs.fileno()]
+            socket.send_fds(self._control, [json.dumps(request).encode()], files)
+        self.pid = self._answer(60)
+
+    @classmethod
+    def fits(cls, words: list[str], environment: Mapping[str, str]) -> bool:
+        """Whether this command needs no Python of its own. The first call starts the process that forks."""
+        if words[0] != sys.executable or not words[1].endswith(".py"):
+            return False
+        shared = {name: value for name, value in environment.items() if name not in _READ_LATE}
+        with cls._starting:
+            if cls._server is None:
+                cls._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                with theirs:
+                    command = [sys.executable, str(HERE / "warm_start.py"), str(theirs.fileno())]
+                    cls._server = subprocess.Popen(
+                        command,
+                        env=shared | dict([cls.mark.decode().split("=")]),
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.DEVNULL,
+                        pass_fds=[theirs.fileno()],
+                        start_new_session=True,
+                    )
+                cls._environment = shared
+        return shared == cls._environment
+
+    @classmethod
+    def end_server(cls) -> None:
+        """End the process that forks, at the end of the tests."""
+        if cls._server is not None:
+            cls._control.close()
+            cls._server.wait(10)
+
+    def poll(self) -> int | None:
+        """The exit code, None while it runs."""
+        try:
+            return self.wait(0)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def wait(self, timeout: float) -> int:
+        """The exit code; TimeoutExpired if it still runs after so many seconds."""
+        if self.returncode is None:
+            self.returncode = self._answer(timeout)
+            self._answers.close()
+        return self.returncode
+
+    def _answer(self, timeout: float) -> int:
+        if not select.select([self._answers], [], [], timeout)[0]:
+            raise subprocess.TimeoutExpired("a fork", timeout)
+        answer = self._answers.recv(100)
+        assert answer, "the process that forks has ended; see its error"
+        return int(answer)
+
+
+class Child:
+    """A started command, with its output in files so that it never waits for a reader.
+
+    A script is started in a fork (see warm_start.py) unless `cold`, or where its environment does not allow it.
+    """
+
+    process: "subprocess.Popen[bytes] | Fork"
+
+    def __init__(
+        self, words: list[str], log: Path, environment: Mapping[str, str] | None = None, *, cold: bool = False
+    ) -> None:
         inherited = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
         log.parent.mkdir(parents=True, exist_ok=True)
         # Inherited by all that it starts, whatever sessions and parents those have: torchrun's ranks lead their own.
         mark = f"SHERD_TEST={secrets.token_hex(8)}"
         self._logs = log.with_suffix(".out"), log.with_suffix(".err")
+        complete = {**inherited, **_ENVIRONMENT, **(environment or {}), **dict([mark.split("=")])}
         with self._logs[0].open("w") as out, self._logs[1].open("w") as err:
-            self.process = subprocess.Popen(
-                words,
-                stdout=out,
-                stderr=err,
-                stdin=subprocess.DEVNULL,
-                env={**inherited, **_ENVIRONMENT, **(environment or {}), **dict([mark.split("=")])},
-                start_new_session=True,
-            )
+            if not cold and Fork.fits(words, complete):
+                self.process = Fork(words[1:], out, err, complete)
+            else:
+                self.process = subprocess.Popen(
+                    words, stdout=out, stderr=err, stdin=subprocess.DEVNULL, env=complete, start_new_session=True
+                )
         self.pid = self.process.pid
-        self._mark = mark.encode()
+        self.mark = mark.encode()
         STARTED.append(self)
 
     def wait(self, timeout: float = 150) -> Finished:
@@ -125,15 +205,12 @@ class Child:
 
     def members(self) -> list[int]:
         """Processes of the command that still live: its own, a launcher's ranks, loader workers and so on."""
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                is_ours = self._mark in (folder / "environ").read_bytes()
-                if is_ours and (folder / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX":
-                    found.append(int(folder.name))
-            except (FileNotFoundError, ProcessLookupError, PermissionError):
-                continue
-        return found
+        # The environment of a fork, as the system shows it, is that of the process that forks.
+        return [
+            pid
+            for pid, session, environment in _living()
+            if self.mark in environment or (session == self.pid and Fork.mark in environment)
+        ]
 
     def rank(self, number: int) -> int:
         """The process of a rank that a launcher has started."""
@@ -163,6 +240,30 @@ class Child:
         return "\n".join(log.read_text() for log in self._logs)
 
 
+def _living() -> Iterator[tuple[int, int, bytes]]:
+    """All processes that have not ended, each with its session and environment."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (folder / "environ").read_bytes()
+            state, _, _, session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+            if state not in "ZX":
+                yield int(folder.name), int(session), environment
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+
+
+def end_all() -> None:
+    """Kill whatever remains of all commands, at the end of the tests."""
+    marks = {Fork.mark, *(child.mark for child in STARTED)}
+    for child in STARTED:
+        if child.process.poll() is None:
+            child.end()
+    Fork.end_server()
+    for pid, _, environment in _living():
+        if any(variable in marks for variable in environment.split(b"\0")):
+            os.kill(pid, signal.SIGKILL)
+
+
 def python(script: Path, *words: object) -> list[str]:
     """A script as plain `python` runs it."""
     return [sys.executable, str(script), *map(str, words)]
@@ -170,18 +271,27 @@ def python(script: Path, *words: object) -> list[str]:
 
 def launched(script: Path, *words: object, processes: int = 2) -> list[str]:
     """A script as `accelerate launch` runs it on CPUs, in several processes that really meet."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = _free_port()
     options = f"--multi_gpu --num_machines 1 --num_processes {processes} --machine_rank 0 --main_process_ip 127.0.0.1"
     more = f"--main_process_port {port} --rdzv_backend static --mixed_precision no --dynamo_backend no"
     launcher = str(Path(sys.executable).with_name("accelerate"))
     return [launcher, "launch", *options.split(), *more.split(), str(script), *map(str, words)]
 
 
-def start(words: list[str], log: Path) -> Child:
+def together(script: Path, *words: object, processes: int = 2) -> list[str]:
+    """A script in several processes that really meet, without a launcher: see ranks.py."""
+    return python(HERE / "ranks.py", processes, _free_port(), script, *words)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(words: list[str], log: Path, *, cold: bool = False) -> Child:
     """Start a command; several processes meet on CPUs only with this variable."""
-    return Child(words, log, {"ACCELERATE_USE_CPU": "true"} if "launch" in words else None)
+    return Child(words, log, {"ACCELERATE_USE_CPU": "true"} if "launch" in words else None, cold=cold)
 
 
 def options(data: Path, out: Path, *more: object) -> list[str]:
@@ -192,20 +302,71 @@ def options(data: Path, out: Path, *more: object) -> list[str]:
     return list(map(str, ["digits", "--data", data, "--out", out, *tiny, *more]))
 
 
-def train(data: Path, out: Path, *more: object, processes: int = 1) -> Child:
-    """Start a tiny run, or go on with it."""
+def train(
+    data: Path,
+    out: Path,
+    *more: object,
+    processes: int = 1,
+    launch: Callable[..., list[str]] = launched,
+    cold: bool = False,
+    hold: int | None = None,
+) -> Child:
+    """Start a tiny run, or go on with it; with `hold` it does not get past that step before `release`."""
     words = options(data, out, *more)
     log = out.parent / f"{out.name}-log-{time.monotonic_ns()}"
-    return start(launched(MAE, *words, processes=processes) if processes > 1 else python(MAE, *words), log)
+    script = (MAE,) if hold is None else held(MAE, hold, out)
+    command = launch(*script, *words, processes=processes) if processes > 1 else python(*script, *words)
+    return start(command, log, cold=cold)
 
 
-def finish(data: Path, out: Path, *more: object, processes: int = 1) -> Finished:
+def held(script: Path, step: int, out: Path) -> tuple[Path, *tuple[object, ...]]:
+    """The beginning of a command that does not get past a step of a run before `release`."""
+    _released(out).unlink(missing_ok=True)
+    return (HERE / "hold_at.py", step, _released(out), script)
+
+
+def release(out: Path) -> None:
+    """Let a run go on that was held."""
+    _released(out).touch()
+
+
+def _released(out: Path) -> Path:
+    return out.with_name(f"{out.name}-released")
+
+
+def finish(
+    data: Path, out: Path, *more: object, processes: int = 1, launch: Callable[..., list[str]] = launched
+) -> Finished:
     """Run to the end; AssertionError unless the run says that it is done, and leaves no process behind."""
-    child = train(data, out, *more, processes=processes)
+    return ended(train(data, out, *more, processes=processes, launch=launch), out)
+
+
+def ended(child: Child, out: Path) -> Finished:
+    """How a run ended; AssertionError unless it says that it is done, and leaves no process behind."""
     finished = child.wait().expect(0)
     assert child.is_gone(), f"processes remain: {child.members()}"
     assert read_exit(out)["status"] == "done"
     return finished
+
+
+def disturb(child: Child, out: Path, step: int, number: signal.Signals) -> Finished:
+    """Send a signal to a run as soon as it tells of a step: KILL, or TERM, after which it says that it was preempted.
+    If it is held it is released. AssertionError where it leaves a process behind.
+    """
+    child.wait_until(lambda: last_step(out) >= step)
+    child.send(number)
+    release(out)
+    finished = child.wait().expect(-9 if number == signal.SIGKILL else 0)
+    assert child.is_gone(), f"processes remain: {child.members()}"
+    assert number == signal.SIGKILL or read_exit(out)["status"] == "preempted"
+    return finished
+
+
+def dice() -> random.Random:
+    """For moments that are others each time; the seed is printed."""
+    seed = random.SystemRandom().randrange(10**6)
+    print(f"the moments come from seed {seed}")
+    return random.Random(seed)
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
@@ -244,14 +405,29 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def assert_same(run: Path, undisturbed: Path) -> None:
-    """A run that was disturbed has left what one that was not has left, bit for bit."""
-    assert metrics(run) == metrics(undisturbed)
-    assert newest(run).name == newest(undisturbed).name == f"step-{STEPS:08d}"
-    for file in ("model.safetensors", "optimizer.safetensors", "state.json"):
-        assert (newest(run) / file).read_bytes() == (newest(undisturbed) / file).read_bytes(), file
+    """A pre-training run that was disturbed has left what one that was not has left, bit for bit."""
+    _assert_same_training(run, undisturbed)
+    assert newest(run).name == f"step-{STEPS:08d}"
     for folder in ("encoder", "figures"):
         assert contents(run / folder) == contents(undisturbed / folder), folder
-    left = [path for path in run.rglob(".partial-*") if ".lock" not in path.parts]
-    assert left == [], "unfinished files are left"
     assert read_exit(run)["status"] == "done"
     assert read_exit(run)["step"] == STEPS
+
+
+def assert_same_classifier(run: Path, undisturbed: Path) -> None:
+    """The same of a run that trains a classifier."""
+    _assert_same_training(run, undisturbed)
+    assert contents(run / "model") == contents(undisturbed / "model")
+    for file in ("evaluation.json", "predictions.parquet"):
+        assert (run / file).read_bytes() == (undisturbed / file).read_bytes(), file
+
+
+def _assert_same_training(run: Path, undisturbed: Path) -> None:
+    assert metrics(run) == metrics(undisturbed)
+    assert newest(run).name == newest(undisturbed).name
+    found, expected = contents(newest(run)), contents(newest(undisturbed))
+    assert found.keys() == expected.keys()
+    for file in expected:
+        assert found[file] == expected[file], file
+    left = [path for path in run.rglob(".partial-*") if ".lock" not in path.parts]
+    assert left == [], "unfinished files are left"

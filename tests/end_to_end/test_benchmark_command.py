@@ -13,9 +13,12 @@ if TYPE_CHECKING:
 TINY = ("--labels", 5, "--seeds", 2, "--pretrained-steps", 6, "--scratch-steps", 8, "--scratch-lrs", 0.001, 0.01)
 
 
-def start(runs: "Runs", data: Path, encoder: Path, out: Path, *more: object, log: str = "") -> "Runs.Child":
+def start(
+    runs: "Runs", data: Path, encoder: Path, out: Path, *more: object, log: str = "", cold: bool = False
+) -> "Runs.Child":
     options = ("digits", "--data", data, "--init", encoder, "--out", out, *TINY, *more)
-    return runs.start(runs.python(runs.ROOT / "finetune/benchmark.py", *options), out.with_name(f"{out.name}-log{log}"))
+    command = runs.python(runs.ROOT / "finetune/benchmark.py", *options)
+    return runs.start(command, out.with_name(f"{out.name}-log{log}"), cold=cold)
 
 
 @pytest.mark.timeout(600)
@@ -28,7 +31,7 @@ def test_the_table_and_its_runs(runs: "Runs", digits: Path, undisturbed: Path, t
     assert killed.is_gone(60), f"processes remain: {killed.members()}"
     assert not (out / "benchmark.json").exists()
 
-    finished = start(runs, digits, undisturbed, out, log="-again").wait(300).expect(0)
+    finished = start(runs, digits, undisturbed, out, log="-again", cold=True).wait(300).expect(0)
     assert finished.err == ""
     found = json.loads((out / "benchmark.json").read_text())
     few, everything = found["rows"]

@@ -1,7 +1,6 @@
 """`classify.py` on the digits: killed, resumed, on any number of processes, and what it refuses."""
 
 import json
-import random
 import re
 import shutil
 import signal
@@ -37,30 +36,21 @@ def words(scene: Scene, out: Path, *more: object) -> tuple[object, ...]:
     return ("digits", "--data", scene.data, "--init", scene.encoder, "--out", out, *TINY, *more)
 
 
-def start(runs: "Runs", scene: Scene, out: Path, *more: object, processes: int = 1, log: str = "") -> "Runs.Child":
-    options = (runs.ROOT / "finetune/classify.py", *words(scene, out, *more))
-    command = runs.launched(*options, processes=processes) if processes > 1 else runs.python(*options)
-    return runs.start(command, out.with_name(f"{out.name}-log{log}"))
+def start(
+    runs: "Runs", scene: Scene, out: Path, *more: object, processes: int = 1, log: str = "", hold: int | None = None
+) -> "Runs.Child":
+    """Start a run, or one that does not get past a step by itself."""
+    script = runs.ROOT / "finetune/classify.py"
+    options = (*((script,) if hold is None else runs.held(script, hold, out)), *words(scene, out, *more))
+    launch = runs.launched if processes == 2 else runs.together
+    command = launch(*options, processes=processes) if processes > 1 else runs.python(*options)
+    # What all others, most of them forks, are compared with is a process of its own.
+    return runs.start(command, out.with_name(f"{out.name}-log{log}"), cold=out == scene.tuned)
 
 
 def finish(runs: "Runs", scene: Scene, out: Path, *more: object, processes: int = 1, log: str = "") -> "Runs.Finished":
     """Run to the end; AssertionError unless it says that it is done, and leaves no process behind."""
-    child = start(runs, scene, out, *more, processes=processes, log=log)
-    finished = child.wait().expect(0)
-    assert child.is_gone(), f"processes remain: {child.members()}"
-    assert runs.read_exit(out)["status"] == "done"
-    return finished
-
-
-def assert_same(runs: "Runs", run: Path, undisturbed: Path) -> None:
-    assert runs.newest(run).name == runs.newest(undisturbed).name == f"step-{STEPS:08d}"
-    for file in ("model.safetensors", "optimizer.safetensors", "average.safetensors", "state.json"):
-        assert (runs.newest(run) / file).read_bytes() == (runs.newest(undisturbed) / file).read_bytes(), file
-    assert runs.metrics(run) == runs.metrics(undisturbed)
-    assert runs.contents(run / "model") == runs.contents(undisturbed / "model")
-    for file in ("evaluation.json", "predictions.parquet"):
-        assert (run / file).read_bytes() == (undisturbed / file).read_bytes(), file
-    assert not [path for path in run.rglob(".partial-*") if ".lock" not in path.parts]
+    return runs.ended(start(runs, scene, out, *more, processes=processes, log=log), out)
 
 
 @pytest.fixture(scope="module")
@@ -94,31 +84,21 @@ def what_a_run_leaves(runs: "Runs", scene: Scene, folder: Path) -> None:
 
 
 def killed_and_resumed(runs: "Runs", scene: Scene, folder: Path) -> None:
-    seed = random.SystemRandom().randrange(10**6)
-    print(f"the moments come from seed {seed}")
-    dice, out = random.Random(seed), folder / "run"
+    dice, out = runs.dice(), folder / "run"
     for number in range(3):
-        wanted = runs.last_step(out) + dice.randint(4, 12)
-        child = start(runs, scene, out, log=f"-{number}")
-        child.wait_until(lambda wanted=wanted: runs.last_step(out) >= wanted)
-        child.send(signal.SIGKILL)
-        child.wait().expect(-9)
-        assert child.is_gone(), f"processes remain: {child.members()}"
+        wanted = runs.last_step(out) + dice.randint(4, 9)
+        runs.disturb(start(runs, scene, out, log=f"-{number}", hold=wanted + 4), out, wanted, signal.SIGKILL)
     assert "going on from" in finish(runs, scene, out, log="-end").out
-    assert_same(runs, out, scene.tuned)
+    runs.assert_same_classifier(out, scene.tuned)
 
 
 def stopped_accumulated_and_resumed(runs: "Runs", scene: Scene, folder: Path) -> None:
     out = folder / "run"
-    child = start(runs, scene, out)
-    child.wait_until(lambda: runs.last_step(out) >= 9)
-    child.send(signal.SIGTERM)
-    child.wait().expect(0)
-    assert runs.read_exit(out)["status"] == "preempted"
+    runs.disturb(start(runs, scene, out, hold=13), out, 9, signal.SIGTERM)
     copy = folder / "accumulated"
     shutil.copytree(out, copy)
     finish(runs, scene, out, log="-again")
-    assert_same(runs, out, scene.tuned)
+    runs.assert_same_classifier(out, scene.tuned)
     finish(runs, scene, copy, "--accumulate", 3)
     found, expected = runs.losses(copy), runs.losses(out)
     assert max(abs(found[step] - expected[step]) for step in expected) < 1e-4
@@ -126,7 +106,7 @@ def stopped_accumulated_and_resumed(runs: "Runs", scene: Scene, folder: Path) ->
 
 def two_processes_train_as_one(runs: "Runs", scene: Scene, folder: Path) -> None:
     """The same samples, augmentations, mixing and drop paths: the losses differ by the order of sums alone."""
-    finish(runs, scene, folder / "run", processes=2)
+    finish(runs, scene, folder / "run", "--workers", 0, processes=2)
     found, expected = runs.losses(folder / "run"), runs.losses(scene.tuned)
     assert found.keys() == expected.keys()
     assert max(abs(found[step] - expected[step]) for step in range(1, 11)) < 1e-5
@@ -144,7 +124,7 @@ def evaluated_on_one_two_and_three(runs: "Runs", scene: Scene, folder: Path) -> 
         for file in files:
             (out / file).unlink()
         (out / "metrics.jsonl").write_text("\n".join(lines[:-1]) + "\n")
-        finish(runs, scene, out, processes=processes)
+        finish(runs, scene, out, "--workers", 0, processes=processes)
         for file in files:
             assert (out / file).read_bytes() == (scene.tuned / file).read_bytes(), file
         assert runs.metrics(out)[-1] == runs.metrics(scene.tuned)[-1]
@@ -184,9 +164,9 @@ def another_number_of_classes(runs: "Runs", scene: Scene, folder: Path) -> None:
             Image.new("RGB", (8, 8), (number * 50, len(split) * 9, ord(name))).save(path)
     options = ("--source", folder / "images", "--out", folder / "data", "--workers", 1)
     runs.Child(runs.python(runs.ROOT / "data_pipeline/shard.py", *options), folder / "shard").wait().expect(0)
-    message = "model is for 10 classes, the data have 2; drop --head keep to start with a new one"
+    message = "--head keep: the head of {} is for 10 classes, the data have 2; drop --head keep to start with a new one"
     more = ("--data", folder / "data", "--init", scene.tuned, "--head", "keep", "--validation", 0)
-    refuse(runs, scene, folder / "run", message, *more)
+    refuse(runs, scene, folder / "run", message.format(scene.tuned), *more)
 
 
 def a_patch_that_does_not_divide(runs: "Runs", scene: Scene, folder: Path) -> None:
@@ -267,7 +247,8 @@ def more_labels_than_there_are(runs: "Runs", scene: Scene, folder: Path) -> None
 
 def pairs_torn_apart(runs: "Runs", scene: Scene, folder: Path) -> None:
     message = (
-        "--batch-size 61 is not divisible by 2 x 1 processes, which mixing of pairs needs; the nearest that are: 60"
+        "--batch-size 61 is not divisible by 2 x 1 processes, which mixing of pairs needs; the nearest that are "
+        "accepted: 60, 62; or turn it off: --mixing.mixup 0 --mixing.cutmix 0"
     )
     refuse(runs, scene, folder / "run", message, "--batch-size", 61)
 

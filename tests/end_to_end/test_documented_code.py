@@ -48,5 +48,5 @@ def test_the_stream_in_ones_own_loop(runs: "Runs", folder: Path, page: str) -> N
     program += f"    assert stream.state()['position'] >= {240 if page == 'README.md' else 480}\n"
     script = folder / f"{Path(page).stem}.py"
     script.write_text(f"import os\nos.chdir({str(folder)!r})\n{program}")
-    ended = runs.start(runs.python(script), folder / f"log-{script.stem}").wait().expect()
+    ended = runs.start(runs.python(script), folder / f"log-{script.stem}", cold=True).wait().expect()
     assert ended.err == ""

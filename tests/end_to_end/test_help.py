@@ -1,6 +1,6 @@
 """`--help` answers before anything heavy is imported."""
 
-import time
+import resource
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +8,8 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.end_to_end import runs as Runs
+
+LIMIT = 0.5  # seconds
 
 
 @pytest.mark.parametrize(
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
         ("data_pipeline/survey.py", "audit"),
         ("pretrain/mae.py",),
         ("pretrain/mae.py", "digits"),
+        ("pretrain/distill.py",),
+        ("pretrain/distill.py", "deit-ti4-cifar10"),
+        ("pretrain/distill.py", "digits-features"),
         ("finetune/classify.py",),
         ("finetune/classify.py", "digits"),
         ("finetune/probe.py",),
@@ -32,13 +37,16 @@ if TYPE_CHECKING:
     ],
 )
 def test_help_is_instant(runs: "Runs", tmp_path: Path, words: tuple[str, ...]) -> None:
-    seconds = []
-    for _ in range(3):
-        began = time.perf_counter()
-        finished = runs.Child(runs.python(runs.ROOT / words[0], *words[1:], "--help"), tmp_path / "help").wait()
-        seconds.append(time.perf_counter() - began)
+    seconds: list[float] = []
+    while not seconds or (seconds[-1] >= LIMIT and len(seconds) < 3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        command = runs.python(runs.ROOT / words[0], *words[1:], "--help")
+        finished = runs.Child(command, tmp_path / "help", cold=True).wait()
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        # Processor time: what a busy machine makes of it is not the script's.
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         finished.expect(0)
     assert ("--data" if words[-1] in ("verify", "explain") else "--out") in finished.out
     assert ("shuffle-quality" in finished.out) == (words == ("data_pipeline/survey.py",))
     assert finished.err == ""
-    assert min(seconds) < 0.5
+    assert min(seconds) < LIMIT

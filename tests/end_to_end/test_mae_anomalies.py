@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tests.end_to_end import runs as Runs
 
 BATCH = 64
-SHORT = ("--evaluate-epochs", 0, "--tracker", "none")  # evaluated after the last step alone
+SHORT = ("--evaluate-epochs", 0, "--tracker", "none", "--workers", 0)  # evaluated after the last step alone
 Position = int | tuple[int, int | None]
 Case = Callable[["Runs", Path, Path], None]
 
@@ -35,13 +35,20 @@ def steps(first: int, last: int) -> tuple[int, int]:
 
 
 def begin(
-    runs: "Runs", positions: list[Position], data: Path, out: Path, *more: object, processes: int = 1, point: str = ""
+    runs: "Runs",
+    positions: list[Position],
+    data: Path,
+    out: Path,
+    *more: object,
+    processes: int = 1,
+    point: str = "",
+    cold: bool = False,
 ) -> "Runs.Child":
     """Start a tiny run in which the rows at these run positions are damaged; to die at the first time of a point."""
     crash = (runs.HERE / "crash_at.py", point, 1) if point else ()
     words = (runs.HERE / "poison.py", json.dumps(positions), *crash, runs.MAE, *runs.options(data, out, *more))
-    command = runs.launched(*words, processes=processes) if processes > 1 else runs.python(*words)
-    return runs.start(command, out.with_name(f"{out.name}-log-{len(runs.STARTED)}"))
+    command = runs.together(*words, processes=processes) if processes > 1 else runs.python(*words)
+    return runs.start(command, out.with_name(f"{out.name}-log-{len(runs.STARTED)}"), cold=cold)
 
 
 def end(runs: "Runs", child: "Runs.Child", out: Path) -> "Runs.Finished":
@@ -95,7 +102,7 @@ def one_image(runs: "Runs", digits: Path, out: Path) -> None:
     images = BATCH * 26 + 34, BATCH * 39 + 5
     options = (*SHORT, "--log-every", 20)
     undisturbed = out.with_name("undisturbed")
-    beside = begin(runs, list(images), digits, undisturbed, *options)
+    beside = begin(runs, list(images), digits, undisturbed, *options, cold=True)
 
     run = begin(runs, list(images), digits, out, *options)
     run.wait_until(lambda: saved_step(runs, out) >= 7)
@@ -139,7 +146,7 @@ def ten_batches(runs: "Runs", digits: Path, out: Path) -> None:
     """Two ways back to the same checkpoint, the second with what the first left out; killed amid and after them."""
     poisoned: list[Position] = [steps(11, 20)]
     undisturbed = out.with_name("undisturbed")
-    beside = begin(runs, poisoned, digits, undisturbed, *SHORT)
+    beside = begin(runs, poisoned, digits, undisturbed, *SHORT, cold=True)
 
     amid = begin(runs, poisoned, digits, out, *SHORT, point="lines-being-cut")
     amid.wait().expect(-9)

@@ -109,7 +109,7 @@ def more_parts_than_images(runs: "Runs", digits: Path, undisturbed: Path, folder
 
 def another_batch_size(runs: "Runs", digits: Path, undisturbed: Path, folder: Path) -> None:
     """Steps are counted anew in the new size; where the run stands between two of its batches, it cannot go on."""
-    more = ("--epochs", 2.5, "--resume", undisturbed, "--batch-size")
+    more = ("--epochs", 2.5, "--workers", 0, "--resume", undisturbed, "--batch-size")
     words = runs.options(digits, folder / "larger", *more, 128)
     said = refuse(runs, words, folder, f"mae.py: --resume {undisturbed}: it stands at position 2,880 of the stream, ")
     assert "not a whole number of batches of 128" in said

@@ -22,7 +22,7 @@ Scenario = Callable[["Runs", Path, Path], None]
 EPOCHS, STEPS = 20, 60
 OPTIONS = (
     *("--encoder.image-size", 16, 24, "--batch-size", 32, "--epochs", EPOCHS, "--optimizer.base-lr", 2.4e-2),
-    *("--checkpoint-steps", 25, "--evaluate-epochs", 0),
+    *("--checkpoint-steps", 25, "--evaluate-epochs", 0, "--workers", 0),
 )
 
 

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from tests.end_to_end import runs as Runs
 
 
+# A run that is to be disturbed does not get past this step of 45 before it has been.
+HELD = 40
+
+
 def kill_and_resume(runs: "Runs", data: Path, out: Path, undisturbed: Path) -> None:
     seed = random.SystemRandom().randrange(10**6)
     print(f"the moments come from seed {seed}")
@@ -23,7 +27,7 @@ def kill_and_resume(runs: "Runs", data: Path, out: Path, undisturbed: Path) -> N
     for _ in range(3):
         # At least 4 steps on, so that the last kills come after the checkpoint of step 7.
         wanted = runs.last_step(out) + dice.randint(4, 11)
-        run = runs.train(data, out)
+        run = runs.train(data, out, hold=HELD)
         run.wait_until(lambda wanted=wanted: runs.last_step(out) >= wanted)
         time.sleep(dice.uniform(0, 0.06))
         assert len(run.members()) >= 3, "expected a loader worker and its server beside the run"
@@ -46,9 +50,10 @@ def stop_and_resume(runs: "Runs", data: Path, out: Path, undisturbed: Path) -> N
     ]
     for ask in askers:
         wanted = runs.last_step(out) + 6
-        run = runs.train(data, out)
+        run = runs.train(data, out, hold=HELD)
         run.wait_until(lambda wanted=wanted: runs.last_step(out) >= wanted)
         ask(run)
+        runs.release(out)
         stopped = run.wait().expect(0)
         assert run.is_gone(), f"processes remain: {run.members()}"
         step = runs.read_exit(out)["step"]
@@ -63,7 +68,7 @@ def stop_and_resume(runs: "Runs", data: Path, out: Path, undisturbed: Path) -> N
 
 
 def accumulate(runs: "Runs", data: Path, out: Path, undisturbed: Path) -> None:
-    runs.finish(data, out, "--accumulate", 2)
+    runs.finish(data, out, "--accumulate", 2, "--workers", 0)
     found, expected = runs.losses(out), runs.losses(undisturbed)
     assert {step: found[step] for step in range(1, 16)} == pytest.approx(
         {step: expected[step] for step in range(1, 16)}, abs=1e-5, rel=0
@@ -71,11 +76,12 @@ def accumulate(runs: "Runs", data: Path, out: Path, undisturbed: Path) -> None:
 
 
 def kill_a_worker(runs: "Runs", data: Path, out: Path, undisturbed: Path) -> None:
-    run = runs.train(data, out)
+    run = runs.train(data, out, hold=HELD)
     run.wait_until(lambda: runs.last_step(out) >= 10)
     members = {pid: int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) for pid in run.members()}
     (worker,) = (pid for pid, parent in members.items() if parent in members and parent != run.pid)
     os.kill(worker, signal.SIGKILL)
+    runs.release(out)
     finished = run.wait().expect(1)
     assert f"loader worker 0 (pid {worker}) died, exit code -9: killed from outside" in finished.err
     assert run.is_gone(), f"processes remain: {run.members()}"
@@ -88,11 +94,11 @@ def kill_a_worker(runs: "Runs", data: Path, out: Path, undisturbed: Path) -> Non
 def go_on_elsewhere(runs: "Runs", data: Path, out: Path, undisturbed: Path) -> None:
     """--resume takes weights, optimizer and place from another folder, --init-from the weights alone."""
     checkpoint = undisturbed / "checkpoints/step-00000028"
-    resumed = runs.finish(data, out, "--resume", checkpoint)
+    resumed = runs.finish(data, out, "--resume", checkpoint, "--workers", 0)
     assert f"going on from {checkpoint}, step 28" in resumed.out
     assert runs.metrics(out) == [line for line in runs.metrics(undisturbed) if line["step"] > 28]
     assert runs.contents(runs.newest(out)) == runs.contents(runs.newest(undisturbed))
-    begun = runs.finish(data, out.with_name("begun"), "--init-from", undisturbed)
+    begun = runs.finish(data, out.with_name("begun"), "--init-from", undisturbed, "--workers", 0)
     assert f"starting with the weights of {runs.newest(undisturbed)}" in begun.out
     losses = runs.losses(out.with_name("begun"))
     assert list(losses) == list(range(1, runs.STEPS + 1))
@@ -103,9 +109,10 @@ def change_on_the_way(runs: "Runs", data: Path, out: Path, undisturbed: Path) ->
     """What may change on resume, workers and caches above all, and changes nothing that is computed."""
 
     def stop_at(step: int, *more: object) -> "Runs.Finished":
-        run = runs.train(data, out, "--checkpoint-steps", 5, "--keep-checkpoints", 1, *more)
+        run = runs.train(data, out, "--checkpoint-steps", 5, "--keep-checkpoints", 1, *more, hold=HELD)
         run.wait_until(lambda: runs.last_step(out) >= step)
         (out / "stop").touch()
+        runs.release(out)
         return run.wait().expect(0)
 
     stop_at(12, "--workers", 0)

@@ -20,8 +20,11 @@ SECONDS = 60
 PATIENCE = 15
 
 
-def ranks(runs: "Runs", data: Path, out: Path, *more: object) -> "list[Runs.Child]":
-    """Two processes that nobody watches: a launcher would end the one when the other dies."""
+def ranks(runs: "Runs", data: Path, out: Path, *more: object, cold: bool = True) -> "list[Runs.Child]":
+    """Two processes that nobody watches: a launcher would end the one when the other dies.
+
+    Cold, as what torch says of a loss is decided when it is imported.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -33,6 +36,7 @@ def ranks(runs: "Runs", data: Path, out: Path, *more: object) -> "list[Runs.Chil
             words,
             out.parent / f"rank-{rank}-{started}",
             {**world, "RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "ACCELERATE_USE_CPU": "true"},
+            cold=cold,
         )
         for rank in range(2)
     ]
@@ -62,7 +66,7 @@ def assert_gone(world: "list[Runs.Child]") -> None:
 def go_on(runs: "Runs", data: Path, out: Path, *more: object) -> None:
     """The same command, to the end."""
     last = runs.newest(out)
-    world = ranks(runs, data, out, *more)
+    world = ranks(runs, data, out, *more, cold=False)
     finished = [child.wait().expect(0) for child in world]
     assert_gone(world)
     assert f"going on from {last}, step {int(last.name.removeprefix('step-'))}" in finished[0].out
@@ -87,18 +91,19 @@ def second_killed(runs: "Runs", data: Path, out: Path) -> None:
 
 def first_killed(runs: "Runs", data: Path, out: Path) -> None:
     """It had the folder: nobody is left to write exit.json."""
-    world = ranks(runs, data, out)
+    options = ("--workers", 0)
+    world = ranks(runs, data, out, *options)
     until(runs, world, out, 9)
     world[0].send(signal.SIGKILL)
     assert_named(runs, world[1].wait(SECONDS).expect(1), 1, 0, world[0])
     assert_gone(world)
     assert not (out / "exit.json").exists()
-    go_on(runs, data, out)
+    go_on(runs, data, out, *options)
 
 
 def second_stopped(runs: "Runs", data: Path, out: Path) -> None:
     """As one that hangs; woken later, it finds itself alone."""
-    options = ("--patience-seconds", PATIENCE)
+    options = ("--patience-seconds", PATIENCE, "--workers", 0)
     world = ranks(runs, data, out, *options)
     until(runs, world, out, 9)
     world[1].send(signal.SIGSTOP)
@@ -117,7 +122,7 @@ def second_stopped(runs: "Runs", data: Path, out: Path) -> None:
 
 def first_stopped(runs: "Runs", data: Path, out: Path) -> None:
     """Woken, it still has the folder, and says why it ended."""
-    options = ("--patience-seconds", PATIENCE)
+    options = ("--patience-seconds", PATIENCE, "--workers", 0)
     world = ranks(runs, data, out, *options)
     until(runs, world, out, 9)
     world[0].send(signal.SIGSTOP)

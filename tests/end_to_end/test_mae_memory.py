@@ -36,7 +36,7 @@ def begin(runs: "Runs", digits: Path, out: Path, *more: object, processes: int =
     script = (runs.HERE / "little_memory.py", MEGABYTES, processes - 1)
     words = (*script, runs.MAE, *runs.options(digits, out, *options, *more))
     command = runs.launched(*words, processes=processes) if processes > 1 else runs.python(*words)
-    return runs.start(command, out.with_name(f"{out.name}-log-{len(runs.STARTED)}"))
+    return runs.start(command, out.with_name(f"{out.name}-log-{len(runs.STARTED)}"), cold=True)
 
 
 def advised(error: str, at_once: int = 128) -> int:

@@ -22,7 +22,7 @@ def other(runs: "Runs", tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_killed_mixture_goes_on(runs: "Runs", digits: Path, other: Path, tmp_path: Path) -> None:
     mixed = ("--also", other, "--weights", *WEIGHTS, "--epochs", 0.7, "--evaluate-epochs", 0)
-    runs.train(digits, tmp_path / "undisturbed", *mixed).wait().expect()
+    runs.train(digits, tmp_path / "undisturbed", *mixed, cold=True).wait().expect()
     words = runs.options(digits, tmp_path / "run", *mixed)
     crashed = runs.start(runs.python(runs.HERE / "crash_at.py", "latest-moved", 2, runs.MAE, *words), tmp_path / "log")
     crashed.wait().expect(-9)

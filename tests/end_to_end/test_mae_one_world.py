@@ -16,8 +16,8 @@ def checkpoints(out: Path) -> list[str]:
 def test_a_second_world(runs: "Runs", digits: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     # Between two logged steps nothing but a checkpoint is written.
-    options = ("--log-every", 20, "--checkpoint-steps", 7, "--keep-checkpoints", 100)
-    first = runs.train(digits, out, *options)
+    options = ("--log-every", 20, "--checkpoint-steps", 7, "--keep-checkpoints", 100, "--workers", 0)
+    first = runs.train(digits, out, *options, hold=20)
     first.wait_until((out / "checkpoints/latest").exists)
     first.send(signal.SIGSTOP)
     reached = checkpoints(out)
@@ -31,6 +31,7 @@ def test_a_second_world(runs: "Runs", digits: Path, tmp_path: Path) -> None:
     shutil.rmtree(out / ".lock")  # what another machine sees of a world that is silent for too long
     runs.finish(digits, out, *options)
     after = runs.contents(out)
+    runs.release(out)
     first.send(signal.SIGCONT)
     woken = first.wait().expect(1)
     assert f"{out}: this world held generation 1, but " in woken.err

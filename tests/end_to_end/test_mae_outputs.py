@@ -43,7 +43,7 @@ def test_the_encoder_without_sherd(runs: "Runs", digits: Path, undisturbed: Path
     script = tmp_path / "load.py"
     script.write_text(LOAD_WITH_TIMM)
     words = runs.python(script, undisturbed / "encoder", runs.newest(undisturbed) / "model.safetensors")
-    finished = runs.Child(words, tmp_path / "load").wait().expect(0)
+    finished = runs.Child(words, tmp_path / "load", cold=True).wait().expect(0)
     statistics = json.loads((digits / "manifest.json").read_text())["statistics"]
     expected = [3, 8, 8, *statistics["mean"], *statistics["std"]]
     assert [float(word) for word in finished.out.split()] == expected

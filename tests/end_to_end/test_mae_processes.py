@@ -14,7 +14,7 @@ import pytest
 if TYPE_CHECKING:
     from tests.end_to_end import runs as Runs
 
-LONGER = ("--epochs", 6.5, "--evaluate-epochs", 0)  # evaluated after the last step alone
+LONGER = ("--epochs", 6.5, "--evaluate-epochs", 0, "--workers", 0)  # evaluated after the last step alone
 STEPS = 146
 WARNING = "warning: not bit-equal to an uninterrupted run from here on:"
 

@@ -40,17 +40,23 @@ class Scene(NamedTuple):
     said: str
 
 
-def start(runs: "Runs", scene: Scene, out: Path, *words: object, processes: int = 1, log: str = "") -> "Runs.Child":
+def start(
+    runs: "Runs", scene: Scene, out: Path, *words: object, processes: int = 1, log: str = "", cold: bool = False
+) -> "Runs.Child":
     recipe, *more = words
     script = runs.ROOT / "finetune/probe.py"
     options = (script, recipe, "--data", scene.data, "--init", scene.encoder, "--out", out, "--workers", 1, *more)
-    command = runs.launched(*options, processes=processes) if processes > 1 else runs.python(*options)
-    return runs.start(command, out.with_name(f"{out.name}-log{log}"))
+    # Launched where it trains.
+    launch = runs.launched if recipe == "digits-lars" else runs.together
+    command = launch(*options, processes=processes) if processes > 1 else runs.python(*options)
+    return runs.start(command, out.with_name(f"{out.name}-log{log}"), cold=cold)
 
 
-def finish(runs: "Runs", scene: Scene, out: Path, *words: object, processes: int = 1, log: str = "") -> "Runs.Finished":
+def finish(
+    runs: "Runs", scene: Scene, out: Path, *words: object, processes: int = 1, log: str = "", cold: bool = False
+) -> "Runs.Finished":
     """Run to the end; AssertionError unless it says that it is done, and leaves no process behind."""
-    child = start(runs, scene, out, *words, processes=processes, log=log)
+    child = start(runs, scene, out, *words, processes=processes, log=log, cold=cold)
     finished = child.wait().expect(0)
     assert child.is_gone(), f"processes remain: {child.members()}"
     assert runs.read_exit(out)["status"] == "done"
@@ -74,13 +80,13 @@ def assert_same(runs: "Runs", run: Path, undisturbed: Path) -> None:
 def scene(runs: "Runs", digits: Path, undisturbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Scene:
     out = tmp_path_factory.mktemp("lars") / "probe"
     empty = Scene(digits, undisturbed, out, "")
-    return empty._replace(said=finish(runs, empty, out, *LARS).out)
+    return empty._replace(said=finish(runs, empty, out, *LARS, cold=True).out)
 
 
 def one_pass_on_one_process_and_on_two(runs: "Runs", scene: Scene, folder: Path) -> None:
     alone, two = folder / "alone", folder / "two"
     said = finish(runs, scene, alone, "small").out
-    finish(runs, scene, two, "small", "--feature-cache", "none", processes=2)
+    finish(runs, scene, two, "small", "--feature-cache", "none", "--workers", 0, processes=2)
     assert (alone / "probe.json").read_bytes() == (two / "probe.json").read_bytes()
     found = result(alone)
     assert found["model"] == str(scene.encoder / "encoder")
@@ -110,7 +116,7 @@ def sweep_on_one_process_and_on_two(runs: "Runs", scene: Scene, folder: Path) ->
     alone, two = folder / "alone", folder / "two"
     words = ("digits-sweep", "--sweep.iterations", 60, "--sweep.blocks", 1, 2, "--features", "token")
     said = finish(runs, scene, alone, *words).out
-    finish(runs, scene, two, *words, "--feature-cache", "none", processes=2)
+    finish(runs, scene, two, *words, "--feature-cache", "none", "--workers", 0, processes=2)
     assert (alone / "probe.json").read_bytes() == (two / "probe.json").read_bytes()
     found = result(alone)
     assert found["features"] == "class token"
@@ -166,7 +172,7 @@ def lars_stopped_by_a_file(runs: "Runs", scene: Scene, folder: Path) -> None:
 def lars_on_two_processes(runs: "Runs", scene: Scene, folder: Path) -> None:
     """Trained by two, the sums differ in their order alone; evaluated by two, a layer gives the same logits."""
     together, evaluated = folder / "together", folder / "evaluated"
-    finish(runs, scene, together, *LARS, processes=2)
+    finish(runs, scene, together, *LARS, "--workers", 0, processes=2)
     found, expected = runs.losses(together), runs.losses(scene.trained)
     assert list(found) == list(expected) == list(range(1, STEPS + 1))
     worst = max(expected, key=lambda step: abs(found[step] - expected[step]))
@@ -178,7 +184,7 @@ def lars_on_two_processes(runs: "Runs", scene: Scene, folder: Path) -> None:
     (evaluated / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     for name in ("probe.json", "evaluation.json"):
         (evaluated / name).unlink()
-    finish(runs, scene, evaluated, *LARS, processes=2)
+    finish(runs, scene, evaluated, *LARS, "--workers", 0, processes=2)
     nll = [line["nll"] for line in runs.metrics(evaluated) if "nll" in line]
     assert nll == [line["nll"] for line in runs.metrics(scene.trained) if "nll" in line][-1:]
     for name in ("probe.json", "evaluation.json"):

@@ -18,6 +18,7 @@ from data_pipeline.manifest import read_manifest
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, str(ROOT / "data_pipeline/shard.py")]
+HELD = [sys.executable, str(Path(__file__).with_name("hold_shards.py"))]
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +26,9 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return os.environ | {"HF_HOME": str(tmp_path_factory.mktemp("hf")), "HF_HUB_OFFLINE": "1"}
 
 
-def start(environment: dict[str, str], *options: object) -> "subprocess.Popen[str]":
-    words = [*COMMAND, *map(str, options)]
+def start(environment: dict[str, str], *options: object, hold: int | None = None) -> "subprocess.Popen[str]":
+    """The command; with `hold` one that never gets past so many shards, and one more for each further worker."""
+    words = [*(COMMAND if hold is None else [*HELD, str(hold)]), *map(str, options)]
     pipe = subprocess.PIPE
     return subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, env=environment, start_new_session=True)
 
@@ -111,10 +113,15 @@ def test_the_same_bytes_at_any_number_of_workers(
     assert contents(tmp_path / "out") == contents(undisturbed)
 
 
+def records(folder: Path) -> list[Path]:
+    """Of the shards that are whole."""
+    return list((folder / ".work").glob("*.tar.json"))
+
+
 def wait_for_shards(folder: Path, count: int, process: "subprocess.Popen[str]") -> None:
     deadline = time.monotonic() + 60
-    while len(list((folder / ".work").glob("*.tar.json"))) < count:
-        assert process.poll() is None, "it was finished before it could be disturbed"
+    while len(records(folder)) < count:
+        assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.002)
 
@@ -123,7 +130,7 @@ def test_killed_and_started_again(undisturbed: Path, images: Path, environment: 
     folder = tmp_path / "out"
     options = ("--source", images, "--out", folder, "--shard-size", 8_000, "--workers", 2)
     for shards in (1, 5):
-        process = start(environment, *options)
+        process = start(environment, *options, hold=shards)
         wait_for_shards(folder, shards, process)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
@@ -140,19 +147,28 @@ def test_killed_and_started_again(undisturbed: Path, images: Path, environment: 
 
 
 def test_workers_do_not_outlive_a_killed_parent(images: Path, environment: dict[str, str], tmp_path: Path) -> None:
-    process = start(environment, "--source", images, "--out", tmp_path / "out", "--shard-size", 8_000, "--workers", 2)
-    wait_for_shards(tmp_path / "out", 1, process)
+    """Even in the middle of a shard, which they go on with when nobody is left to tell of it."""
+    folder = tmp_path / "out"
+    options = ("--source", images, "--out", folder, "--shard-size", 8_000, "--workers", 2)
+    process = start(environment, *options, hold=1)
+    wait_for_shards(folder, 1, process)
+    while len(list((folder / ".work").glob("*.tar.*.partial"))) < 2:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.002)
+    whole = len(records(folder))
     os.kill(process.pid, signal.SIGKILL)
-    _, err = process.communicate(timeout=20)  # ends only when every process that holds the pipes has
+    _, err = process.communicate(timeout=60)  # ends only when every process that holds the pipes has
     assert "Traceback" not in err
+    assert whole < len(records(folder)) <= whole + 2
 
 
 def test_ctrl_c(images: Path, environment: dict[str, str], tmp_path: Path) -> None:
     folder = tmp_path / "out"
-    process = start(environment, "--source", images, "--out", folder, "--shard-size", 8_000, "--workers", 2)
+    options = ("--source", images, "--out", folder, "--shard-size", 8_000, "--workers", 2)
+    process = start(environment, *options, hold=1)
     wait_for_shards(folder, 1, process)
     os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err == "shard.py: stopped; give the same command again: it goes on from the shards that are whole\n"
     assert not (folder / "manifest.json").exists()

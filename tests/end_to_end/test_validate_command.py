@@ -29,7 +29,8 @@ class Scene(NamedTuple):
 
 def start(runs: "Runs", log: Path, *words: object, processes: int = 1) -> "Runs.Child":
     script = runs.ROOT / "finetune/validate.py"
-    command = runs.launched(script, *words, processes=processes) if processes > 1 else runs.python(script, *words)
+    launch = runs.launched if processes == 2 else runs.together
+    command = launch(script, *words, processes=processes) if processes > 1 else runs.python(script, *words)
     return runs.start(command, log)
 
 
@@ -46,7 +47,7 @@ def scene(runs: "Runs", digits: Path, tmp_path_factory: pytest.TempPathFactory) 
     folder = tmp_path_factory.mktemp("validated")
     run, out = folder / "run", folder / "out"
     words = (runs.ROOT / "finetune/classify.py", "digits", "--data", digits, "--init", "none", "--out", run, *TINY)
-    runs.start(runs.python(*words), folder / "train").wait().expect(0)
+    runs.start(runs.python(*words), folder / "train", cold=True).wait().expect(0)
     return Scene(digits, run, out, evaluate(runs, digits, run, out).out)
 
 
@@ -69,7 +70,7 @@ def the_same_bits_on_two_processes_in_a_folder_written_before(runs: "Runs", scen
     out = folder / "out"
     shutil.copytree(scene.out, out)
     (out / "confusion.png").write_bytes(b"of an earlier day")
-    evaluate(runs, scene.data, scene.run / "model", out, processes=2)
+    evaluate(runs, scene.data, scene.run / "model", out, "--workers", 0, processes=2)
     found, expected = runs.contents(out), runs.contents(scene.out)
     results = [json.loads(files.pop("evaluation.json")) for files in (found, expected)]
     assert [Path(result.pop("model")).name for result in results] == ["model", "run"], "as the user gave it"
@@ -78,7 +79,7 @@ def the_same_bits_on_two_processes_in_a_folder_written_before(runs: "Runs", scen
 
 
 def the_same_bits_on_three_processes(runs: "Runs", scene: Scene, folder: Path) -> None:
-    evaluate(runs, scene.data, scene.run, folder / "out", processes=3)
+    evaluate(runs, scene.data, scene.run, folder / "out", "--workers", 0, processes=3)
     assert runs.contents(folder / "out") == runs.contents(scene.out)
 
 

