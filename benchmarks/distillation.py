@@ -2,10 +2,10 @@
 
 python benchmarks/distillation.py --out benchmarks/distillation.json
 
-Of each number of labels and each seed three runs of pretrain/distill.py: the student alone; with a teacher that the
-same command trains first, on the same labelled images (`--teacher own`); and with that teacher where all other images
-take part as well, with its judgement alone (`--unlabelled`). All students are the same model, and take as many steps.
-Digits of scikit-learn, top-1 on the last 360, which are of other writers.
+Of each number of labels and each seed two runs of pretrain/distill.py: the student alone, on the labelled images; and
+with a teacher that the same command trains first, on the same ones (`--teacher own`), where all other images take part
+with the teacher's judgement alone (`--unlabelled`). Both students are the same model, and take as many steps. Digits of
+scikit-learn, top-1 on the last 360, which are of other writers.
 """
 
 from dataclasses import asdict, dataclass

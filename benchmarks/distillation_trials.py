@@ -1,4 +1,4 @@
-"""Students alone, with a teacher of the same labels, and with that teacher on all images."""
+"""Students alone, and beside a teacher of the same labels that judges the images without one."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -15,8 +15,8 @@ from loader_tables import aligned
 from data_pipeline.manifest import read_manifest
 from pretrain.distill_recipes import RECIPES
 
-STUDENTS = ("alone", "taught", "taught-on-all")
-"""Trained on labelled images alone; beside a teacher of the same ones; beside the same teacher on all images."""
+STUDENTS = ("alone", "taught")
+"""Trained on labelled images; on all of them, beside a teacher that was trained on the labelled ones."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Trials:
         if not (data / "manifest.json").is_file():
             run_script(["data_pipeline/shard.py", "--source", "digits", "--out", str(data)], threads=1)
         with ThreadPoolExecutor(self.processes) as pool:
-            done = [pool.submit(self._trio, number, seed, report) for number, seed in product(labels, range(seeds))]
+            done = [pool.submit(self._pair, number, seed, report) for number, seed in product(labels, range(seeds))]
             found = [each.result() for each in done]
         return [
             {
@@ -55,7 +55,7 @@ class Trials:
             for number in labels
         ]
 
-    def _trio(self, labels: int, seed: int, report: Callable[[str], object]) -> dict[str, float]:
+    def _pair(self, labels: int, seed: int, report: Callable[[str], object]) -> dict[str, float]:
         """Top-1 of each, for one number of labels and one seed."""
         config = RECIPES[self.recipe].config
         split = read_manifest(self.work / "data").split(config.split)
@@ -72,8 +72,7 @@ class Trials:
         teacher = runs["taught"] / "teacher"
         for name, words in {
             "alone": [*longer, "--teacher", "none", "--distillation.kind", "none"],
-            "taught": [*longer, "--teacher", "own", *its],
-            "taught-on-all": ["--teacher", str(teacher), "--unlabelled"],
+            "taught": ["--teacher", "own", "--unlabelled", *its],
         }.items():
             script = ["pretrain/distill.py", self.recipe, "--data", str(self.work / "data"), "--out", str(runs[name])]
             run_script([*script, "--labels", str(labels), "--seed", str(seed), *words], threads=1)
@@ -84,24 +83,12 @@ class Trials:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """For people: top-1 in percent, mean and sample deviation over seeds, and what the teacher adds, seed by seed."""
-    heading = ["labels a class", "teacher", "student alone", "taught", "gain", "taught on all images", "gain"]
+    heading = ["labels a class", "teacher", "student alone", "student taught", "gain"]
     lines = []
     for row in rows:
-        alone = row["alone"]
-        gains = [
-            [with_it - without for with_it, without in zip(row[name], alone, strict=True)] for name in STUDENTS[1:]
-        ]
-        lines.append(
-            [
-                str(row["labels"]),
-                _spread(row["teacher"]),
-                _spread(alone),
-                _spread(row["taught"]),
-                _spread(gains[0]),
-                _spread(row["taught-on-all"]),
-                _spread(gains[1]),
-            ]
-        )
+        gains = [taught - alone for taught, alone in zip(row["taught"], row["alone"], strict=True)]
+        cells = [_spread(row[name]) for name in ("teacher", *STUDENTS)]
+        lines.append([str(row["labels"]), *cells, _spread(gains)])
     return aligned(heading, lines)
 
 

@@ -88,12 +88,16 @@ _DISTILLED_B = _deit("deit_base_distilled_patch16_224", teacher=_REGNET)
 _DISTILLED_TI = _deit("deit_tiny_distilled_patch16_224", teacher=_REGNET)
 
 # A transformer for 16 patches of 2 x 2 pixels, and a small CNN that sees them at 32 x 32. Soft: which digits look alike
-# tells more than which one is likeliest.
+# tells more than which one is likeliest. Begun as masked autoencoders are: with 50 labels a class (seed 0) the student
+# alone came to 95.6 % so, and to 91.7 % begun as DeiT's are.
 _DIGITS = DistillConfig(
     encoder=BackboneConfig("deit_tiny_patch16_224", image_size=(8, 8), patch_size=(2, 2), width=64, depth=4, heads=4),
     epochs=30.0,
     batch_size=32,
-    optimizer=OptimizerConfig(8e-3, betas=(0.9, 0.999), warmup_epochs=3.0),
+    optimizer=OptimizerConfig(1.6e-2, betas=(0.9, 0.999), warmup_epochs=3.0),
+    pool="mean",
+    head_std=2e-5,
+    initialization="mae",
     teacher=OWN,
     own_teacher=OwnTeacherConfig(
         encoder=BackboneConfig("resnet10t", image_size=(32, 32)),
