@@ -48,8 +48,8 @@ TINY = {
 
 # What a launcher says of its processes, and what would let a test reach the network.
 _NOT_INHERITED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-# Besides those, what tells scripts nothing until they have begun: the rest of the environment libraries may have read.
-_READ_LATE = frozenset((*_NOT_INHERITED, "ACCELERATE_USE_CPU", "SHERD_TEST", "PYTEST_CURRENT_TEST"))
+# Variables that nothing looks at before a script has begun; others, such as HF_HOME, libraries read when imported.
+_READ_LATE = (*_NOT_INHERITED, "ACCELERATE_USE_CPU", "AWS_", "SHERD_", "PYTEST_CURRENT_TEST")
 # One thread: `accelerate launch` sets it too, and on a busy machine two threads wait for each other.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
 _TIMINGS = frozenset(
@@ -98,7 +98,7 @@ class Fork:
         """Whether this command needs no Python of its own. The first call starts the process that forks."""
         if words[0] != sys.executable or not words[1].endswith(".py"):
             return False
-        shared = {name: value for name, value in environment.items() if name not in _READ_LATE}
+        shared = {name: value for name, value in environment.items() if not name.startswith(_READ_LATE)}
         with cls._starting:
             if cls._server is None:
                 cls._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -56,7 +56,7 @@ def test_kinds(tmp_path: Path):
         (DistillConfig, "distillation"),
         (ClassifyConfig, "fine-tuning"),
         (SupervisedConfig, "training"),
-        *((probe, "probe") for probe in {type(recipe.config) for recipe in PROBES.values()}),
+        *((probe, "probe") for probe in dict.fromkeys(type(recipe.config) for recipe in PROBES.values())),
     ],
 )
 def test_every_config_is_known_by_its_fields(config: type, kind: Kind):
