@@ -91,14 +91,15 @@ class Fork:
         with theirs, open(os.devnull) as nothing:
             files = [nothing.fileno(), out.fileno(), err.fileno(), theirs.fileno()]
             socket.send_fds(self._control, [json.dumps(request).encode()], files)
-        self.pid = self._answer(60)
+        self.pid = self._answer(200)  # of the first, once everything is imported
 
     @classmethod
-    def fits(cls, words: list[str], environment: Mapping[str, str]) -> bool:
-        """Whether this command needs no Python of its own. The first call starts the process that forks."""
+    def fits(cls, words: list[str], usual: Mapping[str, str], environment: Mapping[str, str]) -> bool:
+        """Whether this command needs no Python of its own. The first call starts the process that forks, in the `usual`
+        environment.
+        """
         if words[0] != sys.executable or not words[1].endswith(".py"):
             return False
-        shared = {name: value for name, value in environment.items() if not name.startswith(_READ_LATE)}
         with cls._starting:
             if cls._server is None:
                 cls._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -106,14 +107,14 @@ class Fork:
                     command = [sys.executable, str(HERE / "warm_start.py"), str(theirs.fileno())]
                     cls._server = subprocess.Popen(
                         command,
-                        env=shared | dict([cls.mark.decode().split("=")]),
+                        env={**usual, **dict([cls.mark.decode().split("=")])},
                         stdin=subprocess.DEVNULL,
                         stdout=subprocess.DEVNULL,
                         pass_fds=[theirs.fileno()],
                         start_new_session=True,
                     )
-                cls._environment = shared
-        return shared == cls._environment
+                cls._environment = _read_early(usual)
+        return _read_early(environment) == cls._environment
 
     @classmethod
     def end_server(cls) -> None:
@@ -144,6 +145,10 @@ class Fork:
         return int(answer)
 
 
+def _read_early(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if not name.startswith(_READ_LATE)}
+
+
 class Child:
     """A started command, with its output in files so that it never waits for a reader.
 
@@ -160,9 +165,10 @@ class Child:
         # Inherited by all that it starts, whatever sessions and parents those have: torchrun's ranks lead their own.
         mark = f"SHERD_TEST={secrets.token_hex(8)}"
         self._logs = log.with_suffix(".out"), log.with_suffix(".err")
-        complete = {**inherited, **_ENVIRONMENT, **(environment or {}), **dict([mark.split("=")])}
+        usual = {**inherited, **_ENVIRONMENT}
+        complete = {**usual, **(environment or {}), **dict([mark.split("=")])}
         with self._logs[0].open("w") as out, self._logs[1].open("w") as err:
-            if not cold and Fork.fits(words, complete):
+            if not cold and Fork.fits(words, usual, complete):
                 self.process = Fork(words[1:], out, err, complete)
             else:
                 self.process = subprocess.Popen(

@@ -36,10 +36,11 @@ class Scene(NamedTuple):
 
 
 def start(runs: "Runs", scene: Scene, out: Path, *more: object, processes: int = 1, log: str = "") -> "Runs.Child":
+    """What the others are compared with is started by a Python of its own."""
     script = runs.ROOT / "pretrain/distill.py"
     words = ("digits-features", "--data", scene.data, "--teacher", scene.teacher, "--out", out, *TINY, *more)
     command = runs.launched(script, *words, processes=processes) if processes > 1 else runs.python(script, *words)
-    return runs.start(command, out.with_name(f"{out.name}-log{log}"))
+    return runs.start(command, out.with_name(f"{out.name}-log{log}"), cold=out == scene.run)
 
 
 def finish(
