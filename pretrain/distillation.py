@@ -9,7 +9,6 @@ from data_pipeline.manifest import read_manifest
 from data_pipeline.rows import Part
 from data_pipeline.stream import Batch
 from launch.console import Console
-from pretrain.backbone_config import BackboneConfig
 from pretrain.cache_identity import LogitIdentity, TeacherFacts
 from pretrain.class_agreement import check_channels as check_teacher_channels
 from pretrain.class_agreement import check_classes
@@ -29,7 +28,7 @@ from pretrain.task import Task, read_task
 from pretrain.teacher import Teacher
 from pretrain.teacher_cache import TeacherCache, open_or_fill
 from pretrain.teacher_record import record_teacher
-from pretrain.teacher_source import find_teacher
+from pretrain.teacher_source import find_teacher, named_architecture
 from pretrain.world import World
 
 
@@ -84,8 +83,7 @@ def _train_first(recipe: str, config: DistillConfig, own: Session) -> str | None
 
 
 def _open_teacher(where: str, config: DistillConfig, task: Task, own: Session) -> Teacher:
-    named = config.teacher_architecture
-    architecture = None if named is None else BackboneConfig(named, channels=config.encoder.channels)
+    architecture = named_architecture(config.teacher_architecture, config.encoder.channels)
     source = find_teacher(where, architecture=architecture)
     said = check_classes(source, task.classes, "--teacher")
     check_teacher_channels(source, config.encoder.channels, "--teacher")

@@ -32,7 +32,7 @@ from pretrain.pixels import Normalization
 from pretrain.session import Session, goes_on, session
 from pretrain.teacher_cache import open_or_fill
 from pretrain.teacher_record import record_teacher
-from pretrain.teacher_source import find_teacher
+from pretrain.teacher_source import find_teacher, named_architecture
 from pretrain.training import Objective
 from pretrain.training_view import training_view
 from pretrain.world import World
@@ -44,8 +44,7 @@ def distill_features(recipe: str, config: FeatureDistillConfig, world: World) ->
     Raises:
         ValueError: data, teacher, weights or options that do not fit each other, or anything else that a user can mend.
     """
-    named = config.teacher_architecture
-    architecture = None if named is None else BackboneConfig(named, channels=config.encoder.channels)
+    architecture = named_architecture(config.teacher_architecture, config.encoder.channels)
     source = find_teacher(config.teacher, architecture=architecture)  # before there is a run folder
     with session(recipe, config, config.out, MAY_CHANGE_ON_RESUME, world=world) as own:
         run = EncoderRun(own, config)

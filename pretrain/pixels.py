@@ -1,5 +1,6 @@
 """Between stored pixels and what a model sees: of any type, channels last <-> normalised float, channels first."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,10 +48,11 @@ class Normalization:
         return (shares.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
 
     def _columns(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        return _column(self.mean, device), _column(self.std, device)
+        return column(self.mean, device), column(self.std, device)
 
 
-def _column(values: tuple[float, ...], device: torch.device) -> Float[Tensor, "c 1 1"]:
+def column(values: Sequence[float], device: torch.device) -> Float[Tensor, "c 1 1"]:
+    """One value for each channel, to be broadcast over pixels."""
     # From scalars: for a list that is copied to it a GPU makes the host wait, at every step.
     return torch.stack([torch.full((1, 1), value, device=device) for value in values])
 

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from pretrain.model_source import ModelSource
 from pretrain.out_of_memory import OutOfMemoryError, is_out_of_memory
-from pretrain.pixels import Normalization
+from pretrain.pixels import Normalization, column
 from pretrain.teacher_clock import TeacherClock
 from pretrain.teacher_source import build_teacher
 from pretrain.world import World
@@ -86,14 +86,9 @@ def as_shown(
     if own != seen:
         channels = list(zip(seen.mean, seen.std, own.mean, own.std, strict=True))
         # (x seen_std + seen_mean - own_mean) / own_std, as one product and one sum.
-        factors = _column([theirs / std for _, theirs, _, std in channels], images.device)
-        terms = _column([(theirs - mean) / std for theirs, _, mean, std in channels], images.device)
+        factors = column([theirs / std for _, theirs, _, std in channels], images.device)
+        terms = column([(theirs - mean) / std for theirs, _, mean, std in channels], images.device)
         images = torch.addcmul(terms, images, factors)
     if images.shape[2:] == size:
         return images
     return functional.interpolate(images, size, mode="bicubic", align_corners=False, antialias=True)
-
-
-def _column(values: list[float], device: torch.device) -> Float[Tensor, "c 1 1"]:
-    # From scalars: for a list that is copied to it a GPU makes the host wait, at every step.
-    return torch.stack([torch.full((1, 1), value, device=device) for value in values])

@@ -24,6 +24,20 @@ _EXPECTED = (
 )
 
 
+def named_architecture(name: str | None, channels: int) -> BackboneConfig | None:
+    """What `--teacher-architecture` names, for images of so many channels; None where it is not given.
+
+    Raises:
+        ValueError: a name of weights and not of an architecture alone.
+    """
+    if name is not None and ("." in name or ":" in name):
+        raise ValueError(
+            f"{_ARCHITECTURE} {name} names pretrained weights, expected an architecture alone, such as "
+            f"{name.rpartition(':')[2].rpartition('/')[2].partition('.')[0]}; the weights are those of {_OPTION}"
+        )
+    return None if name is None else BackboneConfig(name, channels=channels)
+
+
 def find_teacher(where: str, *, architecture: BackboneConfig | None) -> ModelSource:
     """The model that a user named as the teacher.
 

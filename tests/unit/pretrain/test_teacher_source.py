@@ -17,7 +17,7 @@ from pretrain.backbone_config import BackboneConfig
 from pretrain.model_folder import Prepared, save_folder
 from pretrain.model_source import ModelSource
 from pretrain.pixels import Normalization
-from pretrain.teacher_source import build_teacher, find_teacher
+from pretrain.teacher_source import build_teacher, find_teacher, named_architecture
 
 RESNET = BackboneConfig("test_resnet", (32, 32))
 NORMALIZATION = Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
@@ -230,3 +230,10 @@ def test_weights_of_another_model_or_size_are_refused(tmp_path: Path):
     source = find_teacher(str(path), architecture=BackboneConfig("test_vit", (192, 192)))
     with pytest.raises(ValueError, match=r"of 192 x 192, found others: head\.bias is missing; give the model"):
         build_teacher(source)
+
+
+def test_an_architecture_is_named_without_weights():
+    assert named_architecture(None, 3) is None
+    assert named_architecture("resnet18", 1) == BackboneConfig("resnet18", channels=1)
+    with pytest.raises(ValueError, match=r"--teacher-architecture resnet18\.a1_in1k names .* such as resnet18; the"):
+        named_architecture("resnet18.a1_in1k", 3)
