@@ -20,7 +20,7 @@ _DISTRIBUTIONS = ("sherd", "torch", "torchvision", "timm", "numpy", "pillow", "s
 class Options:
     """What is compared."""
 
-    labels: tuple[int, ...] = (10, 50)
+    labels: tuple[int, ...] = (10, 20, 50)
     """Images of each class whose labels are used."""
     seeds: int = 3
     """Of everything: which images are labelled, the first weights, the order."""

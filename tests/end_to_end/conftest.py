@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 
-def _load(name: str) -> ModuleType:
-    """A module beside this file, which importlib mode does not let test files import."""
-    spec = importlib.util.spec_from_file_location(f"end_to_end_{name}", Path(__file__).with_name(f"{name}.py"))
+def load(name: str, folder: Path = Path(__file__).parent) -> ModuleType:
+    """A module beside tests, which importlib mode does not let test files import."""
+    spec = importlib.util.spec_from_file_location(f"{folder.name}_{name}", folder / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -24,8 +24,8 @@ def _load(name: str) -> ModuleType:
     return module
 
 
-_RUNS = _load("runs")
-_STORES = _load("stores")
+_RUNS = load("runs")
+_STORES = load("stores")
 
 
 @pytest.fixture(scope="session")
@@ -46,19 +46,19 @@ def stores() -> Iterator[ModuleType]:
 @pytest.fixture(scope="session")
 def faulty() -> ModuleType:
     """tests/end_to_end/faulty_server.py."""
-    return _load("faulty_server")
+    return load("faulty_server")
 
 
 @pytest.fixture(scope="session")
 def streams() -> ModuleType:
     """tests/end_to_end/streams.py."""
-    return _load("streams")
+    return load("streams")
 
 
 @pytest.fixture(scope="session")
 def readme() -> ModuleType:
     """tests/end_to_end/readme.py."""
-    return _load("readme")
+    return load("readme")
 
 
 @pytest.fixture(scope="session")

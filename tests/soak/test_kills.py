@@ -1,14 +1,9 @@
-"""Fifty kills at random moments, forty of them on two processes: every run still ends as one that nothing disturbed.
+"""Ninety kills at random moments, most of them on two processes: every run still ends as one that nothing disturbed.
 
-`pytest tests/soak` runs this, which takes some twenty minutes, and prints a dated line for each kill. SHERD_SOAK_SEED
+`pytest tests/soak` runs this, which takes some forty minutes, and prints a dated line for each kill. SHERD_SOAK_SEED
 repeats the moments of an earlier run, as far as the machine's own pace allows.
 """
 
-import datetime
-import os
-import random
-import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,114 +12,96 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.end_to_end import runs as Runs
+    from tests.soak.campaign import Kind
 
-STEPS = 135
-OPTIONS = ("--epochs", 6, "--keep-checkpoints", 2)
+MAE = ("--epochs", 6, "--keep-checkpoints", 2)
+MAE_STEPS = 135
+
+SMALL = ("--encoder.image-size", 8, 8, "--encoder.patch-size", 2, 2, "--encoder.width", 48, "--encoder.depth", 2)
+SMALL += ("--encoder.heads", 3, "--precision", "fp32", "--normalization", "dataset", "--workers", 1)
+SMALL += ("--batch-size", 36, "--log-every", 1, "--checkpoint-steps", 7, "--optimizer.base-lr", 5e-3)
+# All that varies in training is on, so that all of it must come out the same; of the images a quarter has a label.
+BAG = ("--epochs", 1.2, "--views", 2, "--labels", 40, "--unlabelled", "--validation", 0.1, "--evaluate-epochs", 0.3)
+BAG += ("--augmentation.rand-augment", "rand-m9-mstd0.5-inc1", "--augmentation.erasing", 0.5, "--drop-path", 0.3)
+BAG += ("--mixing.mixup", 0.8, "--mixing.cutmix", 1, "--mixing.label-smoothing", 0.1, "--average", 0.9)
+BAG += ("--distillation.kind", "soft", "--distillation.temperature", 2, "--optimizer.warmup-epochs", 0.2)
+OWN = ("--teacher", "own", "--own-teacher.encoder.name", "test_resnet", "--own-teacher.encoder.image-size", 16, 16)
+OWN += ("--own-teacher.epochs", 2, "--own-teacher.optimizer.warmup-epochs", 0.2, "--own-teacher.optimizer.base-lr", 1)
+DISTILLED_STEPS = 20 + 94  # the teacher's and the student's
+
+FEATURES = ("--epochs", 4, "--batch-size", 64, "--optimizer.base-lr", 2e-3, "--optimizer.warmup-epochs", 0.2)
+FEATURES += ("--encoder.width", 24, "--encoder.depth", 2, "--encoder.heads", 2, "--drop-path", 0.3, "--average", 0.9)
+FEATURES += ("--log-every", 1, "--evaluate-epochs", 1, "--checkpoint-steps", 7, "--workers", 1)
+FEATURES += ("--augmentation.erasing", 0.5, "--cache-teacher.views", 2)
+FEATURES_STEPS = 90
 
 
-class Campaign:
-    """So many kills of runs in one number of processes, one run after another, each to its end."""
+def _of(campaign: tuple[int, int]) -> str:
+    return "{}-processes-{}-kills".format(*campaign)
 
-    def __init__(self, runs: "Runs", data: Path, folder: Path, processes: int, say: Callable[[str], None]) -> None:
-        seed = int(os.environ.get("SHERD_SOAK_SEED", random.SystemRandom().randrange(10**6)))
-        self._runs, self._data, self._folder, self._processes = runs, data, folder, processes
-        self._dice = random.Random(seed)
-        self._say = say
-        say(f"{processes} process(es), SHERD_SOAK_SEED={seed}")
-        self._undisturbed = folder / "undisturbed"
-        runs.finish(data, self._undisturbed, *OPTIONS, processes=processes)
 
-    def fight(self, kills: int) -> None:
-        """Kill so often; whenever a run has come to its end, compare it and begin another."""
-        done = round_number = 0
-        while done < kills:
-            round_number += 1
-            out = self._folder / f"run-{round_number}"
-            while done < kills and self._reached(out) < STEPS - 10:
-                how = self._kill(out)
-                done += 1
-                self._say(f"kill {done}/{kills}, run {round_number}: {how}")
-            self._runs.finish(self._data, out, *OPTIONS, processes=self._processes)
-            self._compare(out)
-            self._say(f"run {round_number} ended with the weights of the undisturbed one")
-
-    def _reached(self, out: Path) -> int:
-        """The step of the newest checkpoint, 0 without any."""
-        latest = out / "checkpoints/latest"
-        return int(latest.read_text().strip().removeprefix("step-")) if latest.exists() else 0
-
-    def _kill(self, out: Path) -> str:
-        """One start and its violent end; returns what was done."""
-        run = self._runs.train(self._data, out, *OPTIONS, processes=self._processes)
-        when = self._wait(run, out)
-        how = self._strike(run)
-        run.wait(60)
-        assert run.is_gone(40), f"processes remain: {run.members()}\n{run.said()}"
-        return f"{how} {when}; checkpoint {self._reached(out)}, last line {self._runs.last_step(out)}"
-
-    def _wait(self, run: "Runs.Child", out: Path) -> str:
-        """Until a random moment; returns which."""
-        moment = self._dice.choices(("start", "step", "save"), (1, 5, 3))[0]
-        if moment == "start":
-            seconds = self._dice.uniform(0, 6)
-            time.sleep(seconds)
-            return f"{seconds:.1f} s after the start"
-        # Past the lines of the run before this one, which are there until it has begun.
-        wanted = min(max(self._reached(out), self._runs.last_step(out)) + self._dice.randint(1, 20), STEPS - 1)
-        run.wait_until(lambda: self._runs.last_step(out) >= wanted)
-        if moment == "step":
-            seconds = self._dice.uniform(0, 0.08)
-            time.sleep(seconds)
-            return f"{seconds * 1000:.0f} ms after step {wanted}"
-        before = self._reached(out)
-        checkpoints = out / "checkpoints"
-        run.wait_until(lambda: any(checkpoints.glob(".partial-*")) or self._reached(out) > before)
-        seconds = self._dice.uniform(0, 0.02)
-        time.sleep(seconds)
-        return f"{seconds * 1000:.0f} ms into a save after step {wanted}"
-
-    def _strike(self, run: "Runs.Child") -> str:
-        kinds = ["KILL", "TERM"]
-        if self._processes > 1:
-            kinds = ["KILL rank 0", "KILL rank 1", "KILL all", "KILL launcher", "TERM"]
-        kind = self._dice.choice(kinds)
-        if kind == "TERM":
-            run.send(signal.SIGTERM)
-        elif kind in ("KILL", "KILL launcher"):
-            run.send(signal.SIGKILL)
-        else:
-            victim = self._rank(run, int(kind[-1])) if kind[-1].isdigit() else None
-            if victim is None:  # the launcher has not started them yet
-                run.send_all(signal.SIGKILL)
-                return "KILL all"
-            os.kill(victim, signal.SIGKILL)
-        return kind
-
-    def _rank(self, run: "Runs.Child", number: int) -> int | None:
-        try:
-            return run.rank(number)
-        except (ValueError, FileNotFoundError, ProcessLookupError):
-            return None
-
-    def _compare(self, out: Path) -> None:
-        runs, undisturbed = self._runs, self._undisturbed
+@pytest.mark.timeout(2400)
+@pytest.mark.parametrize("campaign", [(1, 10), (2, 40)], ids=_of)
+def test_masked_autoencoders(
+    runs: "Runs", digits: Path, fight: Callable[..., None], kind: type["Kind"], campaign: tuple[int, int]
+) -> None:
+    def compare(out: Path, undisturbed: Path) -> None:
         assert runs.metrics(out) == runs.metrics(undisturbed)
-        assert runs.newest(out).name == f"step-{STEPS:08d}"
+        assert runs.newest(out).name == f"step-{MAE_STEPS:08d}"
         for file in ("model.safetensors", "optimizer.safetensors", "state.json"):
             assert (runs.newest(out) / file).read_bytes() == (runs.newest(undisturbed) / file).read_bytes(), file
         for folder in ("encoder", "figures"):
             assert runs.contents(out / folder) == runs.contents(undisturbed / folder), folder
 
+    killed = kind(lambda out, processes: runs.train(digits, out, *MAE, processes=processes), MAE_STEPS, compare)
+    processes, kills = campaign
+    fight(killed, processes=processes, kills=kills)
+
 
 @pytest.mark.timeout(2400)
-@pytest.mark.parametrize("campaign", [(1, 10), (2, 40)], ids=lambda campaign: f"{campaign[0]}-processes")
-def test_kills(
-    runs: "Runs", digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], campaign: tuple[int, int]
+@pytest.mark.parametrize("campaign", [(1, 10), (2, 20)], ids=_of)
+def test_students_and_their_own_teachers(
+    runs: "Runs", digits: Path, fight: Callable[..., None], kind: type["Kind"], campaign: tuple[int, int]
 ) -> None:
+    """Which the same command trains first: kills hit either."""
+
+    def start(out: Path, processes: int) -> "Runs.Child":
+        return distil(runs, "deit-ti4-cifar10", digits, out, processes, *SMALL, *BAG, *OWN)
+
+    def compare(out: Path, undisturbed: Path) -> None:
+        runs.assert_same_classifier(out / "teacher", undisturbed / "teacher")
+        runs.assert_same_classifier(out, undisturbed)
+
+    killed = kind(start, DISTILLED_STEPS, compare, parts=("teacher", ""))
     processes, kills = campaign
+    fight(killed, processes=processes, kills=kills)
 
-    def say(text: str) -> None:
-        with capsys.disabled():
-            print(f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M:%S} UTC  {text}", flush=True)
 
-    Campaign(runs, digits, tmp_path, processes, say).fight(kills)
+@pytest.mark.timeout(2400)
+def test_students_of_cached_features(
+    runs: "Runs", digits: Path, fight: Callable[..., None], kind: type["Kind"], tmp_path: Path
+) -> None:
+    """Each run has a cache of its own: kills hit its filling too."""
+    teacher = tmp_path / "teacher"
+    runs.finish(digits, teacher)
+
+    def start(out: Path, processes: int) -> "Runs.Child":
+        words = (*FEATURES, "--teacher", teacher, "--cache-teacher.folder", out.with_name(f"{out.name}-cache"))
+        return distil(runs, "digits-features", digits, out, processes, *words)
+
+    def compare(out: Path, undisturbed: Path) -> None:
+        assert runs.metrics(out) == runs.metrics(undisturbed)
+        assert runs.contents(runs.newest(out)).keys() == runs.contents(runs.newest(undisturbed)).keys()
+        for file in ("model.safetensors", "optimizer.safetensors", "state.json"):
+            assert (runs.newest(out) / file).read_bytes() == (runs.newest(undisturbed) / file).read_bytes(), file
+        assert runs.contents(out / "encoder") == runs.contents(undisturbed / "encoder")
+
+    killed = kind(start, FEATURES_STEPS, compare)
+    fight(killed, processes=2, kills=10)
+
+
+def distil(runs: "Runs", recipe: str, data: Path, out: Path, processes: int, *more: object) -> "Runs.Child":
+    """Start `distill.py`, or go on with a run of it."""
+    words = (runs.ROOT / "pretrain/distill.py", recipe, "--data", data, "--out", out, *more)
+    command = runs.launched(*words, processes=processes) if processes > 1 else runs.python(*words)
+    return runs.start(command, out.with_name(f"{out.name}-log-{len(list(out.parent.iterdir()))}"))
