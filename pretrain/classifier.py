@@ -11,6 +11,7 @@ from data_pipeline.randomness import Purpose, key
 from pretrain.architectures import complete, create_backbone, is_plain, own_pool
 from pretrain.backbones import Loaded, head_names, load_other, load_plain
 from pretrain.class_agreement import check_classes
+from pretrain.drop_path import drop_evenly
 from pretrain.model_source import ModelSource, find_source
 from pretrain.supervised_config import SCRATCH, SupervisedConfig
 
@@ -55,6 +56,8 @@ def build_classifier(
         seed=config.seed,
         initialization=config.initialization,
     )
+    if config.drop_path_rule == "even" and config.drop_path > 0:
+        drop_evenly(model, config.drop_path)
     _initialize_head(model, config)
     height, width = encoder.size
     if source is None:

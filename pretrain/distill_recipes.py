@@ -6,8 +6,7 @@ main.py. No dataset of that size is at hand here, so their outcomes are cited an
 
 - the learning rate warms up from 0, and the cosine begins after that: at most about 1.5 % of the peak above theirs;
 - the class token starts 1e-6 wide, as timm's, and not .02;
-- DeiT is evaluated and exported as the average of its weights (DeiT-B: 81.9, and 81.8 without, Table 8);
-- DeiT III drops paths at a rate that grows from 0 at the first block, theirs at one rate in all blocks.
+- DeiT is evaluated and exported as the average of its weights (DeiT-B: 81.9, and 81.8 without, Table 8).
 
 The colour jitter of the released DeiT's options never happened: timm leaves it out where there is RandAugment.
 """
@@ -75,6 +74,7 @@ def _deit3(name: str, patch: int, *, pixels: int, peak_lr: float, drop: float) -
         views=_VIEWS,
         loss="bce-any",
         drop_path=drop,
+        drop_path_rule="even",
         augmentation=AugmentationConfig(rand_augment=None, erasing=0.0, three_augment=True, colour_jitter=0.3),
         mixing=MixingConfig(label_smoothing=0.0),
         evaluation_crop=1.0,
@@ -84,6 +84,31 @@ def _deit3(name: str, patch: int, *, pixels: int, peak_lr: float, drop: float) -
     )
 
 
+def _deit3_at_224(of: DistillConfig, *, drop: float) -> DistillConfig:
+    """DeiT III's last 20 epochs, of a batch of 512: 1e-5 throughout once it is reached, as the smallest rate is 1e-5
+    too; RandAugment, smoothed labels, each image shown once.
+    """
+    return replace(
+        of,
+        encoder=replace(of.encoder, image_size=(224, 224)),
+        init=REQUIRED,
+        image_size=(224, 224),
+        head="keep",
+        epochs=20.0,
+        batch_size=512,
+        optimizer=OptimizerConfig(5e-6, weight_decay=0.1, betas=(0.9, 0.999), warmup_epochs=5.0, min_lr=1e-5),
+        views=1,
+        loss="cross-entropy",
+        drop_path=drop,
+        augmentation=AugmentationConfig(erasing=0.0),
+        mixing=MixingConfig(),
+    )
+
+
+_DEIT3_B = _deit3("deit3_base_patch16_224", 16, pixels=192, peak_lr=3e-3, drop=0.2)
+_DEIT3_L = _deit3("deit3_large_patch16_224", 16, pixels=192, peak_lr=3e-3, drop=0.45)
+# The command says 160 pixels, of which 11 patches of 14 cover 154: its convolution leaves the others out.
+_DEIT3_H = _deit3("deit3_huge_patch14_224", 14, pixels=154, peak_lr=3e-3, drop=0.6)
 _DISTILLED_B = _deit("deit_base_distilled_patch16_224", teacher=_REGNET)
 _DISTILLED_TI = _deit("deit_tiny_distilled_patch16_224", teacher=_REGNET)
 
@@ -166,17 +191,25 @@ RECIPES: dict[str, Recipe[DistillConfig]] = {
         "published: 81.4 top-1 (facebookresearch/deit; not run here)",
     ),
     "deit3-b-in1k": Recipe(
-        _deit3("deit3_base_patch16_224", 16, pixels=192, peak_lr=3e-3, drop=0.2),
-        "published: 83.8 top-1 at 224 pixels, after 20 epochs more at them (facebookresearch/deit; not run here)",
+        _DEIT3_B, "published: 83.8 top-1 after deit3-b-224-in1k (facebookresearch/deit; not run here)"
+    ),
+    "deit3-b-224-in1k": Recipe(
+        _deit3_at_224(_DEIT3_B, drop=0.2),
+        "published: 83.8 top-1, from deit3-b-in1k (facebookresearch/deit; not run here)",
     ),
     "deit3-l-in1k": Recipe(
-        _deit3("deit3_large_patch16_224", 16, pixels=192, peak_lr=3e-3, drop=0.45),
-        "published: 84.9 top-1 at 224 pixels, after 20 epochs more at them (facebookresearch/deit; not run here)",
+        _DEIT3_L, "published: 84.9 top-1 after deit3-l-224-in1k (facebookresearch/deit; not run here)"
     ),
-    # The command says 160 pixels, of which 11 patches of 14 cover 154: its convolution leaves the others out.
+    "deit3-l-224-in1k": Recipe(
+        _deit3_at_224(_DEIT3_L, drop=0.45),
+        "published: 84.9 top-1, from deit3-l-in1k (facebookresearch/deit; not run here)",
+    ),
     "deit3-h-in1k": Recipe(
-        _deit3("deit3_huge_patch14_224", 14, pixels=154, peak_lr=3e-3, drop=0.6),
-        "published: 85.2 top-1 at 224 pixels, after 20 epochs more at them (facebookresearch/deit; not run here)",
+        _DEIT3_H, "published: 85.2 top-1 after deit3-h-224-in1k (facebookresearch/deit; not run here)"
+    ),
+    "deit3-h-224-in1k": Recipe(
+        _deit3_at_224(_DEIT3_H, drop=0.55),
+        "published: 85.2 top-1, from deit3-h-in1k (facebookresearch/deit; not run here)",
     ),
     # DeiT's bag for the encoder of finetune/classify.py's vit-ti4-cifar10. To train it alone: --encoder.name
     # deit_tiny_patch16_224 --teacher none --distillation.kind none.

@@ -1,6 +1,7 @@
 """A run of DeiT's: a classifier from labels and from a teacher's logits, or from labels alone."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from data_pipeline.manifest import read_manifest
 from data_pipeline.rows import Part
 from data_pipeline.stream import Batch
 from launch.console import Console
+from launch.run_folder import RunFolder
 from pretrain.cache_identity import LogitIdentity, TeacherFacts
 from pretrain.class_agreement import check_channels as check_teacher_channels
 from pretrain.class_agreement import check_classes
@@ -27,7 +29,7 @@ from pretrain.supervised_run import SupervisedRun
 from pretrain.task import Task, read_task
 from pretrain.teacher import Teacher
 from pretrain.teacher_cache import TeacherCache, open_or_fill
-from pretrain.teacher_record import record_teacher
+from pretrain.teacher_record import check_teacher, record_teacher
 from pretrain.teacher_source import find_teacher, named_architecture
 from pretrain.world import World
 
@@ -46,6 +48,9 @@ def distill(recipe: str, config: DistillConfig, world: World) -> dict[str, Any]:
         task = _task(config, console)
         console.say(groups_of_run(_student(config, start, task, console), config))
         return {}
+    if config.teacher not in (OWN, NO_TEACHER):
+        run_folder = RunFolder(Path(config.out))
+        on_first(world, lambda: check_teacher(config.teacher, run_folder, lambda: _find(config.teacher, config)))
     with session(recipe, config, config.out, MAY_CHANGE_ON_RESUME, world=world) as own:
         task = _task(config, own.console, init="--init" if start else None)
         model = _student(config, start, task, own.console)
@@ -82,9 +87,13 @@ def _train_first(recipe: str, config: DistillConfig, own: Session) -> str | None
     return None if trained is None else str(trained)
 
 
-def _open_teacher(where: str, config: DistillConfig, task: Task, own: Session) -> Teacher:
+def _find(where: str, config: DistillConfig) -> ModelSource:
     architecture = named_architecture(config.teacher_architecture, config.encoder.channels)
-    source = find_teacher(where, architecture=architecture)
+    return find_teacher(where, architecture=architecture)
+
+
+def _open_teacher(where: str, config: DistillConfig, task: Task, own: Session) -> Teacher:
+    source = _find(where, config)
     said = check_classes(source, task.classes, "--teacher")
     check_teacher_channels(source, config.encoder.channels, "--teacher")
     teacher = Teacher(source, own.world)

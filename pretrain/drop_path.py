@@ -75,6 +75,22 @@ class DropPaths:
         return torch.from_numpy(uniform_array(seeds, self.paths)).to(device, non_blocking=True)
 
 
+def drop_evenly(model: nn.Module, rate: float) -> None:
+    """Give all paths of a timm model one rate, the first block's too, which timm builds without; before `DropPaths`.
+
+    Raises:
+        ValueError: a path of this model cannot be told apart from other layers.
+    """
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if name.startswith("drop_path") and isinstance(child, DropPath | nn.Identity):
+                setattr(parent, name, DropPath(rate))
+    others = [name for name, each in model.named_modules() if isinstance(each, DropPath) and each.drop_prob != rate]
+    if others or not any(isinstance(each, DropPath) for each in model.modules()):
+        found = f"its path {others[0]} has a rate of its own" if others else "it has no paths to drop"
+        raise ValueError(f"--drop-path-rule even: {found}; leave it out, or take a plain vision transformer")
+
+
 def check_deterministic_forward(model: nn.Module) -> None:
     """Make sure that, once `DropPaths` has been there, a forward pass in training draws no random numbers of its own.
 

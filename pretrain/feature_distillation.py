@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from data_pipeline.augment import CropView
 from data_pipeline.randomness import Purpose, key
 from data_pipeline.stream import Batch
+from launch.run_folder import RunFolder
 from pretrain.architectures import is_plain
 from pretrain.backbone_config import BackboneConfig
 from pretrain.backbones import load_plain
@@ -31,7 +33,7 @@ from pretrain.optimizer import exempt_parameters
 from pretrain.pixels import Normalization
 from pretrain.session import Session, goes_on, session
 from pretrain.teacher_cache import open_or_fill
-from pretrain.teacher_record import record_teacher
+from pretrain.teacher_record import check_teacher, record_teacher
 from pretrain.teacher_source import find_teacher, named_architecture
 from pretrain.training import Objective
 from pretrain.training_view import training_view
@@ -46,6 +48,7 @@ def distill_features(recipe: str, config: FeatureDistillConfig, world: World) ->
     """
     architecture = named_architecture(config.teacher_architecture, config.encoder.channels)
     source = find_teacher(config.teacher, architecture=architecture)  # before there is a run folder
+    on_first(world, lambda: check_teacher(config.teacher, RunFolder(Path(config.out)), lambda: source))
     with session(recipe, config, config.out, MAY_CHANGE_ON_RESUME, world=world) as own:
         run = EncoderRun(own, config)
         normalization = run.normalization

@@ -66,7 +66,7 @@ def own_teacher_config(config: DistillConfig, folder: Path) -> SupervisedConfig:
     values |= {"encoder": encoder, "optimizer": teacher.optimizer, "epochs": config.own_teacher_epochs}
     values |= {"batch_size": teacher.batch_size or config.batch_size, "out": str(folder)}
     values |= {"init": SCRATCH, "resume": None, "image_size": None, "patch_size": None, "head": "fresh", "pool": "own"}
-    values |= {"average": None, "drop_path": 0.0, "layer_decay": None}
+    values |= {"average": None, "drop_path": 0.0, "drop_path_rule": "growing", "layer_decay": None}
     return SupervisedConfig(**values)
 
 

@@ -92,6 +92,8 @@ class SupervisedConfig:
     which is DeiT's way. Other models always start as timm's."""
     drop_path: float = 0.1
     """Probability of leaving out the last block for an image; less before it, none at the first."""
+    drop_path_rule: Literal["growing", "even"] = "growing"
+    """even: that probability for every block, the first one too, as in DeiT III's released code."""
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     mixing: MixingConfig = field(default_factory=MixingConfig)
     evaluation_crop: float = 0.875

@@ -236,6 +236,7 @@ def no_such_teacher(runs: "Runs", scene: Scene, folder: Path) -> None:
 def another_teacher_than_began_it(runs: "Runs", scene: Scene, folder: Path) -> None:
     shutil.copytree(scene.run, folder / "run")
     before = runs.contents(folder / "run/checkpoints")
+    config = (folder / "run/config.json").read_bytes()
     message = (
         f"--teacher {scene.run}: the run in {folder / 'run'} was begun with another teacher, {scene.teacher} (weig"
     )
@@ -243,6 +244,7 @@ def another_teacher_than_began_it(runs: "Runs", scene: Scene, folder: Path) -> N
     assert message in refused.err
     assert refused.err.endswith("give that one, or another --out\n")
     assert runs.contents(folder / "run/checkpoints") == before
+    assert (folder / "run/config.json").read_bytes() == config
 
 
 def teach(scene: Scene, folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:

@@ -82,6 +82,7 @@ def test_deit_iii_holds_the_papers_numbers(row: list[str]):
     assert (config.optimizer.algorithm, config.optimizer.betas) == ("lamb", (0.9, 0.999))
     assert (config.distillation.kind, config.teacher) == ("none", "none")
     assert (config.average, config.drop_path, config.loss) == (None, float(drop_path), "bce-any")
+    assert config.drop_path_rule == "even"
     augmentation = config.augmentation
     assert (augmentation.rand_augment, augmentation.erasing) == (None, 0.0)
     assert (augmentation.crop_scale, augmentation.mirror) == ((0.08, 1.0), 0.5)
@@ -89,6 +90,22 @@ def test_deit_iii_holds_the_papers_numbers(row: list[str]):
     assert (config.mixing.mixup, config.mixing.cutmix, config.mixing.label_smoothing) == (0.8, 1.0, 0.0)
     assert (config.pool, config.head_std, config.layer_decay, config.evaluation_crop) == ("own", 0.02, None, 1.0)
     assert (config.init, config.initialization, config.normalization) == ("none", "timm", "imagenet")
+
+
+@pytest.mark.parametrize(("size", "drop_path"), [("b", 0.2), ("l", 0.45), ("h", 0.55)])
+def test_deit_iii_ends_with_twenty_epochs_at_224(size: str, drop_path: float):
+    config, before = RECIPES[f"deit3-{size}-224-in1k"].config, RECIPES[f"deit3-{size}-in1k"].config
+    assert config.encoder == replace(before.encoder, image_size=(224, 224))
+    assert (config.init, config.head, config.image_size) == (REQUIRED, "keep", (224, 224))
+    assert (config.epochs, config.views, config.batch_size, config.optimizer.warmup_epochs) == (20, 1, 512, 5)
+    assert peak_learning_rate(config.optimizer, 512) == pytest.approx(config.optimizer.min_lr) == pytest.approx(1e-5)
+    assert (config.optimizer.algorithm, config.optimizer.weight_decay) == ("adamw", 0.1)
+    assert (config.optimizer.clip_norm, config.drop_path, config.drop_path_rule) == (None, drop_path, "even")
+    augmentation = config.augmentation
+    assert (augmentation.rand_augment, augmentation.erasing) == ("rand-m9-mstd0.5-inc1", 0.0)
+    assert (augmentation.three_augment, augmentation.colour_jitter) == (False, 0.0)
+    assert (config.mixing.mixup, config.mixing.cutmix, config.mixing.label_smoothing) == (0.8, 1.0, 0.1)
+    assert (config.loss, config.evaluation_crop, config.distillation.kind) == ("cross-entropy", 1.0, "none")
 
 
 def assert_model(encoder: BackboneConfig, name: str, pixels: int, patch: int) -> None:

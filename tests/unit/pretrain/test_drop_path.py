@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import timm
 import torch
-from timm.layers.drop import DropBlock2d
+from timm.layers.drop import DropBlock2d, DropPath
 from torch import nn
 
 from pretrain.config import EncoderConfig
-from pretrain.drop_path import DropPaths, KeyedDropPath, PathNoise, check_deterministic_forward
+from pretrain.drop_path import DropPaths, KeyedDropPath, PathNoise, check_deterministic_forward, drop_evenly
 from pretrain.encoder import create_classifier, initialize_encoder
 
 SMALL = EncoderConfig("vit_tiny_patch16_224", (8, 8), (4, 4), width=24, depth=3, heads=2)
@@ -35,6 +35,25 @@ def test_every_path_of_a_model_has_a_column_and_timms_rate():
     assert [path._column for path in found] == [0, 1, 2, 3]
     assert paths.paths == 4
     assert set(model.state_dict()) == names
+
+
+def test_an_even_rate_is_every_blocks_the_first_ones_too():
+    model = create_classifier(SMALL, classes=4, pool="mean", drop_path=0.4)
+    drop_evenly(model, 0.4)
+    assert DropPaths(model).paths == 6
+    assert [module.rate for module in model.modules() if isinstance(module, KeyedDropPath)] == [0.4] * 6
+
+
+def test_a_model_without_paths_cannot_drop_them_evenly():
+    with pytest.raises(ValueError, match="--drop-path-rule even: it has no paths to drop; leave it out, or take a pla"):
+        drop_evenly(nn.Linear(2, 2), 0.4)
+
+
+def test_a_path_by_another_name_keeps_its_rate_and_is_refused():
+    model = create_classifier(SMALL, classes=4, pool="mean", drop_path=0.4)
+    model.blocks[1].another = DropPath(0.1)
+    with pytest.raises(ValueError, match=r"even: its path blocks\.1\.another has a rate of its own; leave it out"):
+        drop_evenly(model, 0.4)
 
 
 def test_noise_belongs_to_positions_and_gives_the_same_result_in_any_company():
