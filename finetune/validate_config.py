@@ -23,6 +23,9 @@ class ValidateConfig:
     predictions.parquet, which are compared on the images that they share."""
     split: str = "test"
     """The split to evaluate on, each of its images that has a label once."""
+    label_field: str | None = None
+    """Several labels an image, from this field of its JSON annotations, as `finetune/classify.py --label-field` reads
+    them; None: the one class that it has."""
     preparation: Literal["auto", "timm", "sherd"] = "auto"
     """How images are prepared. timm: by timm's own transform as the model's config.json describes it. sherd: the centre
     crop of the run itself. auto: sherd for a model that sherd wrote, timm for any other."""

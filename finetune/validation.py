@@ -3,23 +3,21 @@
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from data_pipeline.manifest import read_manifest
 from data_pipeline.rows import Part
 from data_pipeline.text_table import text_table
-from finetune.class_mapping import ClassMapping, map_classes
-from finetune.ready_classifier import ReadyClassifier, open_classifier
+from finetune.ready_classifier import open_classifier
 from finetune.validate_config import ValidateConfig
 from finetune.validation_figures import draw_confusion, draw_reliability
+from finetune.validation_question import Found, one_class, several_labels
 from finetune.written_folder import WrittenFolder
 from launch.atomic import write_json
 from launch.console import Console
 from launch.redaction import redact
-from pretrain.accuracy import Accuracy, evaluate_split
-from pretrain.intervals import Bootstrap
+from pretrain.accuracy import Accuracy
+from pretrain.intervals import Bootstrap, Interval
+from pretrain.label_set_file import write_label_sets
 from pretrain.prediction_file import PREDICTIONS, write_predictions
-from pretrain.session import loader_workers
 from pretrain.world import World
 
 EVALUATION, RELIABILITY, CONFUSION = "evaluation.json", "reliability.png", "confusion.png"
@@ -31,6 +29,12 @@ _FIGURES = {
     "ece": "ECE",
     "nll": "NLL, nats",
     "brier": "Brier score",
+}
+_FIGURES_OF_SEVERAL = {
+    "mean_average_precision": "mean average precision",
+    "micro_f1": "F1 of all labels",
+    "macro_f1": "F1, mean over classes",
+    "exact_match": "every label right",
 }
 
 
@@ -48,17 +52,18 @@ def validate(config: ValidateConfig, world: World, console: Console | None = Non
     )
     with world.naming_the_lost():
         _check(out, world)
-        part, names = _labelled(config.data, config.split)
+        part = _part(config.data, config.split)
         classifier = open_classifier(config, part, world)
         source = classifier.source
-        classes = map_classes(names, source.class_names, source.classes, config.classes, console)
+        ask = one_class if config.label_field is None else several_labels
+        question = ask(config, source, part, console)
         console.say(
             f"{source.path}: {source.backbone.name} of {source.classes:,} classes; images {classifier.prepared}"
         )
-        accuracy = _evaluate(config, classifier, part, classes, console)
+        found = question.put_to(classifier, part, config, console)
         if world.rank > 0:
             return {}
-        accuracy = accuracy.with_intervals(Bootstrap(config.draws, config.seed))
+        found = found.with_intervals(Bootstrap(config.draws, config.seed))
         result = {
             "format": _FORMAT,
             "version": 1,
@@ -67,41 +72,36 @@ def validate(config: ValidateConfig, world: World, console: Console | None = Non
             "architecture": source.backbone.name,
             "data": redact(config.data),
             "split": config.split,
+            **({} if config.label_field is None else {"label_field": config.label_field}),
             "fingerprint": part.manifest.split(config.split).fingerprint,
             "preparation": classifier.preparation,
             "precision": config.precision,
             "batch_size": config.batch_size,
-            **accuracy.to_json(classes.names),
+            **found.to_json(question.names),
         }
-        title = f"{source.backbone.name} on {accuracy.images:,} images [{config.split}]"
+        how: dict[str, Any] = {"classes": question.names, "model_sha256": result["model_sha256"]}
+        title = f"{source.backbone.name} on {found.images:,} images [{config.split}]"
+        written = [EVALUATION, PREDICTIONS]
         with out.replaced() as folder:
             write_json(folder / EVALUATION, result)
-            draw_reliability(folder / RELIABILITY, accuracy, title)
-            draw_confusion(folder / CONFUSION, accuracy, classes.names, title)
-            write_predictions(
-                folder / PREDICTIONS,
-                accuracy.predictions,
-                part,
-                classes=classes.names,
-                model_sha256=result["model_sha256"],
-            )
-        console.say(_table(accuracy, f"{redact(config.data)} [{config.split}]"))
-        console.say(f"done: {config.out} holds {', '.join((EVALUATION, PREDICTIONS, RELIABILITY, CONFUSION))}")
+            if isinstance(found, Accuracy):
+                write_predictions(folder / PREDICTIONS, found.predictions, part, **how)
+                draw_reliability(folder / RELIABILITY, found, title)
+                draw_confusion(folder / CONFUSION, found, question.names, title)
+                written += [RELIABILITY, CONFUSION]
+            else:
+                write_label_sets(folder / PREDICTIONS, found, part, **how)
+        console.say(_table(found, f"{redact(config.data)} [{config.split}]"))
+        console.say(f"done: {config.out} holds {', '.join(written)}")
         return result
 
 
-def _labelled(data: str, split: str) -> tuple[Part, tuple[str, ...]]:
-    """The split, and the names of the dataset's classes."""
+def _part(data: str, split: str) -> Part:
     manifest = read_manifest(data)
     if split not in manifest.splits:
         names = ", ".join(manifest.splits)
         raise ValueError(f"--split {split}: {manifest.folder} has no such split, expected one of {names}")
-    if manifest.classes is None:
-        raise ValueError(
-            f"--data {redact(data)}: this dataset has no labels; shard images in class folders, or a table with a "
-            "label column"
-        )
-    return Part(manifest, split), manifest.classes
+    return Part(manifest, split)
 
 
 def _check(out: WrittenFolder, world: World) -> None:
@@ -117,40 +117,21 @@ def _check(out: WrittenFolder, world: World) -> None:
         raise SystemExit(1)
 
 
-def _evaluate(
-    config: ValidateConfig, classifier: ReadyClassifier, part: Part, classes: ClassMapping, console: Console
-) -> Accuracy:
-    world = classifier.world
-    total = sum(part.manifest.split(part.split).class_counts)
-    with console.progress(total, label="evaluated") as progress:
-
-        def counted(images: Tensor) -> Tensor:
-            logits = classifier(images)
-            # The last chunk is padded, and other processes work on theirs.
-            progress.advance(min(len(images) * world.size, max(0, total - progress.position)))
-            return logits
-
-        return evaluate_split(
-            counted,
-            part,
-            classifier.view,
-            world,
-            workers=loader_workers(config.workers, world),
-            class_numbers=classes.numbers,
-            chunk=config.batch_size,
-        )
-
-
-def _table(accuracy: Accuracy, where: str) -> str:
-    assert accuracy.bootstrap is not None
-    assert accuracy.intervals is not None
-    level = f"{100 * accuracy.bootstrap.level:g} % interval"
+def _table(found: Found, where: str) -> str:
+    bootstrap = found.bootstrap
+    assert bootstrap is not None
     rows = []
-    for name, title in _FIGURES.items():
-        value, (low, high) = getattr(accuracy, name), accuracy.intervals[name]
-        is_share = name not in ("nll", "brier")
-        texts = [f"{number:.2%}" if is_share else f"{number:.4f}" for number in (value, low, high)]
-        rows.append((title, texts[0], f"{texts[1]} to {texts[2]}"))
-    left_out = f", {accuracy.undecodable:,} more do not decode" if accuracy.undecodable else ""
-    heading = f"{accuracy.images:,} images of {where}, each once{left_out}"
-    return f"\n{heading}\n\n{text_table(('', 'value', level), rows)}\n"
+    for name, title in (_FIGURES if isinstance(found, Accuracy) else _FIGURES_OF_SEVERAL).items():
+        numbers = (getattr(found, name), *(_interval(found, name) or ()))
+        texts = [f"{number:.4f}" if name in ("nll", "brier") else f"{number:.2%}" for number in numbers]
+        rows.append((title, texts[0], " to ".join(texts[1:])))
+    left_out = f", {found.undecodable:,} more do not decode" if found.undecodable else ""
+    heading = f"{found.images:,} images of {where}, each once{left_out}"
+    return f"\n{heading}\n\n{text_table(('', 'value', f'{100 * bootstrap.level:g} % interval'), rows)}\n"
+
+
+def _interval(found: Found, name: str) -> Interval | None:
+    if isinstance(found, Accuracy):
+        assert found.intervals is not None
+        return found.intervals[name]
+    return found.interval if name == "mean_average_precision" else None

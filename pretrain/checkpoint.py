@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from launch.atomic import Guard, atomic_folder, write_atomically
 from launch.file_hash import file_sha256
 from pretrain.averaging import Average
+from pretrain.optimizer import kinds_of_state
 from pretrain.sharding import like
 
 _STEP = re.compile(r"step-(\d{8,})")
@@ -224,7 +225,8 @@ def load_average(checkpoint: Checkpoint, average: Average) -> None:
 
 
 def load_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> None:
-    """Load the optimizer's state by parameter name. Raises ValueError where it is of other parameters.
+    """Load the optimizer's state by parameter name. Raises ValueError where it is of other parameters, or of an
+    algorithm that keeps something else. adamw and lamb keep the same two averages, and take over each other's.
 
     Parameters may lack state if they did when it was saved: `without_moments`, in the checkpoint's state.
     """
@@ -246,6 +248,13 @@ def load_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> 
     missing = [name for name in names if not state[number[name]] and name not in had_none]
     if unknown or missing:
         raise ValueError(f"{path}: state of other parameters: unknown {_some(unknown)}; missing {_some(missing)}")
+    found, kept = {kind for kinds in state.values() for kind in kinds}, kinds_of_state(optimizer)
+    if found and kept and found != kept:
+        raise ValueError(
+            f"{path}: the state of another algorithm, of {', '.join(sorted(found))}, where {type(optimizer).__name__} "
+            f"keeps {', '.join(sorted(kept))}; give the --optimizer.algorithm of the run that wrote it, or start with "
+            "its weights alone"
+        )
     stepped = {index: kinds for index, kinds in state.items() if kinds}
     optimizer.load_state_dict({"state": stepped, "param_groups": optimizer.state_dict()["param_groups"]})
 

@@ -17,6 +17,7 @@ from pretrain.checkpoint import load_weights
 from pretrain.evaluation_files import Which, evaluation_files
 from pretrain.examiner import Examined, Examiner
 from pretrain.intervals import Bootstrap
+from pretrain.label_set_file import write_label_sets
 from pretrain.model_folder import WEIGHTS, Prepared, save_folder, save_model
 from pretrain.prediction_file import write_predictions
 from pretrain.training import Ending, Training
@@ -75,8 +76,7 @@ def _finish(
     written, predictions = evaluation_files(own.run.path, which)
     if is_first:
         save_classifier(folder, model, examiner)
-    has_files = written.is_file() and (task.sets is not None or predictions.is_file())
-    is_done = is_first and has_files and _is_final(read_json(written), step)
+    is_done = is_first and written.is_file() and predictions.is_file() and _is_final(read_json(written), step)
     if not own.world.any(is_done):
         found = examiner.examine(model, task.held_out) if known is None else known
         if is_first:
@@ -99,15 +99,11 @@ def _write(
     run, task = examiner.own.run, examiner.task
     written, predictions = evaluation_files(run.path, which)
     found = found.with_intervals(Bootstrap())
+    how: dict[str, Any] = {"classes": task.classes, "model_sha256": file_sha256(folder / WEIGHTS), "guard": run.guard}
     if isinstance(found, Accuracy):
-        write_predictions(
-            predictions,
-            found.predictions,
-            task.held_out.part,
-            classes=task.classes,
-            model_sha256=file_sha256(folder / WEIGHTS),
-            guard=run.guard,
-        )
+        write_predictions(predictions, found.predictions, task.held_out.part, **how)
+    else:
+        write_label_sets(predictions, found, task.held_out.part, **how)
     chosen_on = task.watched.part.split if task.watched.is_held_out else f"a share of {task.watched.part.split}"
     told = {"step": step, "split": task.held_out.part.split, "model": which}
     if which == "best":

@@ -27,7 +27,8 @@ class MultiLabelAccuracy:
     gain in recall, without interpolation, of the ranking by logit (scikit-learn's `average_precision_score`).
     micro_f1: of all labels together. macro_f1: mean of the classes that occur. exact_match: share of the images of
     which every label is as it should be. undecodable: images that are left out of everything.
-    average_precision: of each class, NaN where it does not occur. positives: images of each class.
+    average_precision: of each class, NaN where it does not occur. positives: images of each class. samples: the images'
+    numbers within the split, of logits and targets.
     `bootstrap` says how the `interval` of the mean average precision was drawn; None where it was not.
     """
 
@@ -39,6 +40,7 @@ class MultiLabelAccuracy:
     exact_match: float
     average_precision: NDArray[np.float64]
     positives: NDArray[np.int64]
+    samples: NDArray[np.int64]
     logits: Float[Tensor, "n classes"]
     targets: Bool[Tensor, "n classes"]
     bootstrap: Bootstrap | None = None
@@ -67,9 +69,12 @@ class MultiLabelAccuracy:
 
 
 def measure_multi_label(
-    logits: Float[Tensor, "n classes"], targets: Bool[Tensor, "n classes"], undecodable: int = 0
+    logits: Float[Tensor, "n classes"],
+    targets: Bool[Tensor, "n classes"],
+    undecodable: int = 0,
+    samples: Integers | None = None,
 ) -> MultiLabelAccuracy:
-    """The accuracy of predictions, of which some image has some label.
+    """The accuracy of predictions, of which some image has some label; `samples` None: of images 0, 1, 2 and so on.
 
     Raises:
         ValueError: no image has a label, or logits that are not finite.
@@ -93,6 +98,7 @@ def measure_multi_label(
         exact_match=float((truth == said).all(axis=1).mean()),
         average_precision=average,
         positives=positives,
+        samples=np.arange(len(logits)) if samples is None else samples,
         logits=logits,
         targets=targets,
     )
@@ -135,7 +141,7 @@ def evaluate_multi_label_split(
     if len(shown) == 0:
         raise ValueError(f"{said}: none of {len(chosen):,} images decodes; see: python data_pipeline/survey.py verify")
     try:
-        return measure_multi_label(logits, targets_of(shown.numpy()), undecodable=len(chosen) - len(shown))
+        return measure_multi_label(logits, targets_of(shown.numpy()), len(chosen) - len(shown), shown.numpy())
     except ValueError as error:
         raise ValueError(f"{said}: {error}") from error
 

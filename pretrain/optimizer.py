@@ -92,6 +92,13 @@ def create_optimizer(
     return optimizer
 
 
+def kinds_of_state(optimizer: torch.optim.Optimizer) -> set[str]:
+    """What the algorithm keeps of a parameter, by name; of adamw and lamb before they have moved any, too."""
+    if isinstance(optimizer, torch.optim.AdamW | Lamb):
+        return {"step", "exp_avg", "exp_avg_sq"}
+    return {kind for state in optimizer.state.values() for kind in state}
+
+
 def peak_learning_rate(config: OptimizerConfig, batch_size: int) -> float:
     """The learning rate at the end of warm-up, linear in the batch (Goyal et al. 2017, arXiv:1706.02677).
 

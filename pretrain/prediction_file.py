@@ -13,6 +13,7 @@ from pyarrow import parquet
 from data_pipeline.rows import Part
 from data_pipeline.sample_facts import look_up
 from launch.atomic import Guard, write_atomically
+from pretrain.label_set_file import FORMAT as LABEL_SETS
 from pretrain.predictions import MOST, Predictions
 
 PREDICTIONS = "predictions.parquet"
@@ -126,6 +127,10 @@ def read_predictions(where: str, option: str) -> PredictionFile:
 
 def _described(schema: pa.Schema, said: str) -> dict[str, Any]:
     about = json.loads((schema.metadata or {}).get(_BESIDE, b"{}"))
+    if about.get("format") == LABEL_SETS:
+        raise ValueError(
+            f"{said}: predictions of several labels an image; expected those of one, which can be compared"
+        )
     if about.get("format") != _FORMAT:
         raise ValueError(f"{said}: a parquet file of something else, expected one that finetune/validate.py wrote")
     if about["version"] != _VERSION:

@@ -215,6 +215,20 @@ def several_labels_an_image(runs: "Runs", scene: Scene, folder: Path) -> None:
     assert found["classes"] == ["green", "red"]
     assert found["images"] == 20
     assert found["mean_average_precision"] > 0.9
+    asked = ("--model", out, "--data", folder / "data", "--out", folder / "again", "--workers", 1)
+    script = runs.ROOT / "finetune/validate.py"
+    words = runs.python(script, *asked, "--label-field", "tags")
+    said = runs.Child(words, folder / "validate").wait().expect(0).out
+    line = re.search(r"^mean average precision +(\S+) +(\S+) to (\S+)$", said, re.MULTILINE)
+    assert line is not None, said
+    assert line[1] == f"{found['mean_average_precision']:.2%}"
+    assert (folder / "again/predictions.parquet").read_bytes() == (out / "predictions.parquet").read_bytes()
+    again = json.loads((folder / "again/evaluation.json").read_text())
+    assert {name: again[name] for name in found.keys() - {"step", "model"}} == {
+        name: found[name] for name in found.keys() - {"step", "model"}
+    }
+    refused = runs.Child(runs.python(script, "--compare", out, folder / "again"), folder / "compare").wait().expect(1)
+    assert refused.err.endswith("of several labels an image; expected those of one, which can be compared\n")
     command = ("--run", out, "--out", folder / "model")
     runs.Child(runs.python(runs.ROOT / "finetune/publish.py", *command), folder / "publish").wait().expect(0)
     card = (folder / "model/README.md").read_text()

@@ -214,6 +214,21 @@ def test_parameters_that_had_no_state_need_none_and_others_do(tmp_path: Path):
         load_optimizer(checkpoint, create_optimizer(wider, OptimizerConfig()))
 
 
+def test_the_state_of_another_algorithm_is_refused_and_lambs_is_adamws(tmp_path: Path):
+    model, optimizer = trained()
+    checkpoint = read_checkpoint(write(tmp_path, model, optimizer, {"step": 2}))
+    load_optimizer(checkpoint, create_optimizer(model, OptimizerConfig(algorithm="lamb")))
+    sgd = create_optimizer(model, OptimizerConfig(algorithm="sgd"))
+    kept = "of exp_avg, exp_avg_sq, step, where SGD keeps momentum_buffer; give the --optimizer.algorithm of the run"
+    with pytest.raises(ValueError, match=f"optimizer.safetensors: the state of another algorithm, {kept}"):
+        load_optimizer(checkpoint, sgd)
+    (tmp_path / "sgd").mkdir()
+    checkpoint = read_checkpoint(write(tmp_path / "sgd", model, sgd, {"step": 2}))
+    with pytest.raises(ValueError, match="of momentum_buffer, where AdamW keeps exp_avg, exp_avg_sq, step; give the"):
+        load_optimizer(checkpoint, trained(steps=0)[1])
+    load_optimizer(checkpoint, create_optimizer(model, OptimizerConfig(algorithm="sgd")))
+
+
 def test_a_copy_forgets_what_is_no_more():
     """A run that goes back to before an optimizer's first step has no state of it any more."""
     model, optimizer = trained()
