@@ -94,6 +94,10 @@ class DeviceFilling:
             yield tag, views, labels, report
             consumer_seconds = perf_counter() - end
 
+    def busy(self) -> str:
+        """What this process is busy with."""
+        return "this process makes views on the device"
+
     def close(self) -> None:
         """Let go of the images."""
         self._images = None

@@ -13,9 +13,9 @@ from data_pipeline.augment import Views
 from data_pipeline.decoded import Decoded
 from data_pipeline.order import Plan
 from data_pipeline.reading import Access, Reading
-from data_pipeline.ring import Ring
-from data_pipeline.rows import FillReport, Part, RowFiller, layout_of
-from data_pipeline.workers import WorkerPool, fill_rows, unwatched
+from data_pipeline.ring import Ring, Status
+from data_pipeline.rows import FillReport, Part, RowFiller, describe, layout_of
+from data_pipeline.workers import WorkerPool, fill_rows
 
 
 def _warn(message: str) -> None:
@@ -36,6 +36,8 @@ class InlinePool:
         decoded: Decoded | None = None,
     ) -> None:
         self._filler = RowFiller(parts, views, seed, access, decoded)
+        self._parts, self._status = parts, Status(bytearray(Status.bytes(1)))
+        self._note = self._status.note(0)
         layout = layout_of(parts, views, rows)
         self.ring = Ring(bytearray(Ring.bytes(1, layout)), 1, layout)
         self.slots = 1
@@ -47,7 +49,11 @@ class InlinePool:
 
     def wait(self, slot: int) -> FillReport:
         """Fill the slot."""
-        return fill_rows(self._filler, self.ring, slot, self._tasks.pop(slot), unwatched)
+        return fill_rows(self._filler, self.ring, slot, self._tasks.pop(slot), self._note)
+
+    def busy(self) -> str:
+        """What this process is busy with."""
+        return f"this process is busy {describe(self._parts, self._status.of(0))}"
 
     def drain(self) -> None:
         """Forget what was asked for and not waited for."""
@@ -124,6 +130,10 @@ class PooledFilling:
     def batches(self, jobs: Jobs[Tag]) -> Filled[Tag]:
         """Fill jobs in their order. What an earlier iteration asked for and did not take is waited for first."""
         return run_ahead(self._pool, self._reading.ahead(jobs), self._pin_memory)
+
+    def busy(self) -> str:
+        """What has been going on for longest, for messages; any thread may ask."""
+        return self._pool.busy()
 
     def close(self) -> None:
         """End the processes."""

@@ -265,6 +265,10 @@ class Stream(IterableDataset[Batch]):
             self._closer()  # and lets go of what was decoded, which the stream would keep otherwise
             self._filling = None
 
+    def busy(self) -> str:
+        """Who has been busy for longest and with which sample, while a batch is waited for; any thread may ask."""
+        return "the loader is closed" if self._filling is None else self._filling.busy()
+
     def what_binds(self) -> str:
         """One sentence: what of the loader or its user bound since `report` was new, and what to change."""
         return what_binds(self.report, self._workers)

@@ -131,10 +131,19 @@ class WorkerPool:
             self._receive(max(0.0, begin + limit - perf_counter()))
             waited = perf_counter() - begin
             if waited >= limit and any(task.slot == slot for task in self._tasks.values()):
-                self._say(f"{self._slowest(slot)}; waiting for {waited:.0f} s")
+                self._say(f"{self.busy(slot)}; waiting for {waited:.0f} s")
                 limit = 2 * waited
         self._own = None
         return self._reports.pop(slot)
+
+    def busy(self, slot: int | None = None) -> str:
+        """Of the workers that a slot, or any, waits for, the one that has been busy with one thing for longest."""
+        has_part = [any(slot in (None, self._tasks[number].slot) for number in given) for given in self._given]
+        workers = [worker for worker, has in enumerate(has_part) if has] or list(range(len(self._pipes)))
+        worker = min(workers, key=lambda worker: self._status.of(worker).since)
+        doing, pid = self._status.of(worker), self._processes[worker].pid
+        seconds = perf_counter() - doing.since
+        return f"loader worker {worker} (pid {pid}) has been busy for {seconds:.0f} s {describe(self._parts, doing)}"
 
     def drain(self) -> None:
         """Wait for everything that was asked for, so that no worker writes to a slot any more."""
@@ -219,15 +228,6 @@ class WorkerPool:
 
     def _done(self, number: int, report: FillReport) -> None:
         self._reports[self._tasks.pop(number).slot].add(report)
-
-    def _slowest(self, slot: int) -> str:
-        """Of the workers that a slot waits for, the one that has been busy with one thing for longest."""
-        has_part = [any(self._tasks[number].slot == slot for number in given) for given in self._given]
-        workers = [worker for worker, has in enumerate(has_part) if has] or list(range(len(self._pipes)))
-        worker = min(workers, key=lambda worker: self._status.of(worker).since)
-        doing, pid = self._status.of(worker), self._processes[worker].pid
-        seconds = perf_counter() - doing.since
-        return f"loader worker {worker} (pid {pid}) has been busy for {seconds:.0f} s {describe(self._parts, doing)}"
 
     def _death(self, worker: int) -> Exception:
         if self._failure is not None:

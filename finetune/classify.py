@@ -8,6 +8,7 @@ import os
 
 from finetune.recipes import RECIPES
 from launch.launcher_death import end_with_launcher
+from launch.one_process import warn_of_one_process
 from launch.settings import parse
 from launch.start_up import without_collection
 
@@ -20,12 +21,16 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of lost processes a line says enough
     end_with_launcher()
+    warn_of_one_process()
     with without_collection():  # --help must not wait for torch
         from finetune.classification import classify
         from pretrain.session import explained
         from pretrain.world import World
 
-    with explained(), World(config.precision, deterministic=config.deterministic) as world:
+    with (
+        explained(),
+        World(config.precision, deterministic=config.deterministic, patience=config.patience_seconds) as world,
+    ):
         classify(recipe, config, world)
 
 

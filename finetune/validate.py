@@ -11,6 +11,7 @@ import os
 
 from finetune.validate_config import ValidateConfig
 from launch.launcher_death import end_with_launcher
+from launch.one_process import warn_of_one_process
 from launch.settings import parse_options
 from launch.start_up import without_collection
 
@@ -23,6 +24,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of lost processes a line says enough
     end_with_launcher()
+    warn_of_one_process()
     if config.compare:
         with without_collection():  # --help must not wait for torch
             from finetune.paired_comparison import compare

@@ -11,10 +11,16 @@ import os
 import secrets
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from launch.atomic import explain_full_disk, write_json
 from launch.processes import Process, this_process
+
+_HEARTBEAT, _STALE = 10.0, 60.0  # seconds
+LONG_ENOUGH = _STALE + _HEARTBEAT
+"""Seconds to wait for a holder elsewhere: by then it has been heard of, or is dead."""
 
 
 class FolderInUseError(RuntimeError):
@@ -23,6 +29,17 @@ class FolderInUseError(RuntimeError):
 
 class LockLostError(RuntimeError):
     """Another world has taken this folder over: this process must write nothing more into it."""
+
+
+class _Refusal(NamedTuple):
+    """Why the folder cannot be had, and who has it.
+
+    seconds: until its holder counts as dead, unless its heart beats; None where it is seen alive.
+    """
+
+    message: str
+    who: str
+    seconds: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +59,7 @@ class WorldLock:
     `stale_seconds` counts as dead. On this machine the process itself is looked at.
     """
 
-    def __init__(self, folder: Path, heartbeat_seconds: float = 10.0, stale_seconds: float = 60.0) -> None:
+    def __init__(self, folder: Path, heartbeat_seconds: float = _HEARTBEAT, stale_seconds: float = _STALE) -> None:
         if not 0 < heartbeat_seconds * 2 <= stale_seconds:
             raise ValueError(
                 f"{folder}: stale_seconds is {stale_seconds:g}, expected at least twice heartbeat_seconds "
@@ -57,15 +74,15 @@ class WorldLock:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def acquire(self, wait_seconds: float = 0.0) -> None:
-        """Claims the folder, waiting at most `wait_seconds` for a holder that may turn out to be dead.
+    def acquire(self, wait_seconds: float = 0.0, say: Callable[[str], None] = print) -> None:
+        """Claims the folder, waiting at most `wait_seconds` for the sign of a holder that may turn out to be dead.
 
-        A job started again on another machine, or in a new container, waits `stale_seconds` for its former self.
-        Raises FolderInUseError.
+        A job started again on another machine, or in a new container, waits `stale_seconds` for its former self, and
+        says so. Raises FolderInUseError: at once where the holder is seen alive, or as soon as its heart beats.
         """
         assert self.generation is None, "acquired twice"
         self._claims.mkdir(parents=True, exist_ok=True)
-        deadline = time.monotonic() + wait_seconds
+        deadline, heard = time.monotonic() + wait_seconds, None
         while self.generation is None:
             newest = self._newest()
             claim = self._read(newest) if newest > 0 else None
@@ -74,12 +91,16 @@ class WorldLock:
                 time.sleep(0.05)
                 continue
             refusal = self._refusal(newest, claim) if claim is not None else None
-            if refusal is None:
+            if claim is None or refusal is None:
                 self._claim(newest + 1)
-            elif time.monotonic() < deadline:
-                time.sleep(min(1.0, wait_seconds / 10))
-            else:
-                raise FolderInUseError(refusal)
+                continue
+            has_beaten = heard is not None and (newest, claim.beat) != heard
+            if refusal.seconds is None or has_beaten or time.monotonic() >= deadline:
+                raise FolderInUseError(refusal.message)
+            if heard is None:
+                heard = (newest, claim.beat)
+                say(f"{self.folder} was held by {refusal.who}: going on in {refusal.seconds:.0f} s unless that lives")
+            time.sleep(min(1.0, wait_seconds / 10))
         for generation in self._generations():
             if generation < self.generation:
                 self._path(generation).unlink(missing_ok=True)
@@ -145,7 +166,7 @@ class WorldLock:
         if written:
             self.generation = generation
 
-    def _refusal(self, generation: int, claim: _Claim) -> str | None:
+    def _refusal(self, generation: int, claim: _Claim) -> _Refusal | None:
         """Why the folder cannot be had now; None when its holder is dead or has released it."""
         if claim.released:
             return None
@@ -157,9 +178,11 @@ class WorldLock:
             return None
         who = "a process that is just starting" if claim.holder is None else claim.holder.describe()
         advice = f"wait for it, stop it (touch {self.folder / 'stop'}) or choose another folder with --out"
-        if not here:
-            advice += f"; if it is dead, start again in {self._stale_seconds - age + 1:.0f} s"
-        return f"{self.folder} is in use by {who}, generation {generation}, last heartbeat {age:.0f} s ago; {advice}"
+        seconds = None if here else self._stale_seconds - age + 1
+        if seconds is not None:
+            advice += f"; if it is dead, start again in {seconds:.0f} s"
+        text = f"{self.folder} is in use by {who}, generation {generation}, last heartbeat {age:.0f} s ago; {advice}"
+        return _Refusal(text, who, seconds)
 
     def _beat(self, path: Path) -> None:
         while not self._stop.wait(self._heartbeat_seconds):

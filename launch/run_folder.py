@@ -1,9 +1,10 @@
 """The folder of a run: where its files are, whether a start here begins or continues a run, and its small files.
 
     config.json  environment.json  metrics.jsonl  evaluation.json  exit.json  stop
-    checkpoints/  figures/  anomalies/  tensorboard/  encoder/  model/  best/
+    checkpoints/  figures/  anomalies/  stalls/  tensorboard/  encoder/  model/  best/
 
-Rank 0 opens it with `open_run`, which locks it; other ranks make a `RunFolder` of the path, and only read.
+Rank 0 opens it with `open_run`, which locks it; other ranks make a `RunFolder` of the path, and only read, but for what
+they tell of themselves in `stalls`.
 """
 
 import dataclasses
@@ -11,7 +12,7 @@ import datetime
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,6 +78,11 @@ class RunFolder:
     @property
     def anomalies(self) -> Path:
         return self.path / "anomalies"
+
+    @property
+    def stalls(self) -> Path:
+        """Where each process was when the run did not get on."""
+        return self.path / "stalls"
 
     @property
     def evaluation(self) -> Path:
@@ -152,7 +158,11 @@ class RunFolder:
         return len(lines) - len(kept)
 
     def write_exit(self, status: ExitStatus, **details: Any) -> None:
-        """Writes exit.json, which wrappers read: exit codes do not survive every launcher."""
+        """Writes exit.json, which wrappers read: exit codes do not survive every launcher.
+
+        Of a run that failed `details` has the `error`, and as its `cause` "lost" where other processes of it have ended
+        or cannot be reached, so that the same command may well go on, and else "error".
+        """
         ended = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self.write_json(self.exit, {"status": status, "ended": ended, **details})
 
@@ -177,13 +187,18 @@ class RunFolder:
 
 
 def open_run(
-    path: Path, config: Mapping[str, Any], may_change: frozenset[str] = frozenset(), lock_wait_seconds: float = 0.0
+    path: Path,
+    config: Mapping[str, Any],
+    may_change: frozenset[str] = frozenset(),
+    *,
+    lock_wait_seconds: float = 0.0,
+    say: Callable[[str], None] = print,
 ) -> RunFolder:
     """Locks `path` and begins a run there, or continues the one that it holds. For rank 0; close it at the end.
 
     `config` is plain JSON. When the folder holds the same run, fields may differ if they, or a field they lie in, are
     among the dotted names of `may_change`; config.json then gets the new values. What an earlier start left behind
-    (exit.json, stop, unfinished files) is removed. `lock_wait_seconds`: see `WorldLock.acquire`.
+    (exit.json, stop, unfinished files) is removed. `lock_wait_seconds` and `say`: see `WorldLock.acquire`.
 
     Raises ValueError for a folder that is no run's, or another run's; FolderInUseError; OSError.
     """
@@ -191,7 +206,7 @@ def open_run(
     # Before the lock, so that nothing is put into a folder that is not ours; after it again, as it may have changed.
     _compare(path, config, may_change)
     lock = WorldLock(path)
-    lock.acquire(wait_seconds=lock_wait_seconds)
+    lock.acquire(lock_wait_seconds, say)
     try:
         continues, changes = _compare(path, config, may_change)
         run = RunFolder(path, lock, continues, changes)
@@ -251,8 +266,8 @@ def _has_made_nothing(path: Path) -> bool:
     return all(found.relative_to(path).parts[0] in _NO_RESULTS for found in files)
 
 
-_BEFORE_A_RUN = frozenset({"logs", "exit.json", "stop"})
-_NO_RESULTS = _BEFORE_A_RUN | {".lock", "config.json", "environment.json", "tensorboard", "teacher.json"}
+_BEFORE_A_RUN = frozenset({"logs", "slurm", "exit.json", "stop"})
+_NO_RESULTS = _BEFORE_A_RUN | {".lock", "config.json", "environment.json", "stalls", "tensorboard", "teacher.json"}
 
 
 def _is_allowed(name: str, may_change: frozenset[str]) -> bool:

@@ -8,6 +8,7 @@ import os
 from typing import Any
 
 from launch.launcher_death import end_with_launcher
+from launch.one_process import warn_of_one_process
 from launch.settings import Recipe, parse
 from launch.start_up import without_collection
 from pretrain.distill_recipes import RECIPES
@@ -24,20 +25,21 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of lost processes a line says enough
     end_with_launcher()
+    warn_of_one_process()
     with without_collection():  # --help must not wait for torch
         from pretrain.distillation import distill
         from pretrain.feature_distillation import distill_features
         from pretrain.session import explained
         from pretrain.world import World
 
-    with explained():
+    with (
+        explained(),
+        World(config.precision, deterministic=config.deterministic, patience=config.patience_seconds) as world,
+    ):
         if isinstance(config, FeatureDistillConfig):
-            how = {"deterministic": config.deterministic, "patience": config.patience_seconds}
-            with World(config.precision, **how) as world:
-                distill_features(recipe, config, world)
+            distill_features(recipe, config, world)
         else:
-            with World(config.precision, deterministic=config.deterministic) as world:
-                distill(recipe, config, world)
+            distill(recipe, config, world)
 
 
 if __name__ == "__main__":

@@ -135,7 +135,8 @@ class FeatureDistillConfig:
     tracker: Literal["tensorboard", "wandb", "trackio", "none"] = "tensorboard"
     """Where metrics go beside metrics.jsonl: tensorboard/ in the run folder, or a service."""
     patience_seconds: float = 600.0
-    """So long a process waits for the others before it ends, naming who is missing."""
+    """So long a process waits for the others before it ends, naming who is missing; after half of it without a step all
+    write down where they are, in stalls/ of the run folder."""
     deterministic: bool = False
     """On a GPU: only operations that give the same bits each time, as CPUs do; slower."""
 

@@ -1,7 +1,7 @@
 """A run that learns a frozen model's features: from a resolved config to an encoder folder."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -46,6 +46,7 @@ def distill_features(recipe: str, config: FeatureDistillConfig, world: World) ->
     Raises:
         ValueError: data, teacher, weights or options that do not fit each other, or anything else that a user can mend.
     """
+    config = replace(config, shard_parameters=config.shard_parameters or world.is_asked_to_shard)
     architecture = named_architecture(config.teacher_architecture, config.encoder.channels)
     source = find_teacher(config.teacher, architecture=architecture)  # before there is a run folder
     on_first(world, lambda: check_teacher(config.teacher, RunFolder(Path(config.out)), lambda: source))

@@ -93,6 +93,7 @@ class Fitting:
         if self.scale is not None and "loss_scale" in start.state:
             self.scale.load_state(start.state["loss_scale"])
         self.ahead = Ahead(training.stream, self.objective.inputs, training.world.device)
+        training.world.place.step, training.world.place.stage = start.step, "read"
         self.ahead.fetch()
         self.restart()
 
@@ -133,12 +134,14 @@ class Fitting:
             self.options.compilation.stepped()
         self.watch.note(step, taken, outcome)
         self.meter.count(training.stream.batch_size)
+        training.world.place.stage = "read"
         self.ahead.fetch()
         return outcome
 
     def save(self, step: int, position: int) -> None:
         """Rank 0 writes; the substitutions that each rank met are put together first."""
         training, world = self.training, self.training.world
+        world.place.stage = "save"
         self.watch.look()  # what a checkpoint has not seen would be forgotten by those who go on from it
         self.align()
         self._check_finite(step)
@@ -165,6 +168,7 @@ class Fitting:
 
     def log(self, step: int, taken: Taken, outcome: Outcome, rate: float) -> None:
         """Look at what the steps since the last line have computed, and write it down."""
+        self.training.world.place.stage = "log"
         self.watch.look()
         skipped = self.watch.tell()
         more: dict[str, Any] = {"lr": rate, "grad_norm": outcome.norm.item()}
@@ -192,6 +196,7 @@ class Fitting:
             FloatingPointError: there is none.
         """
         training, first = self.training, why.skipped[0].step
+        training.world.place.stage = "start"
         self.saver.wait()
         training.world.barrier()
         checkpoint = newest_checkpoint(training.run.checkpoints, training.console.say, before=first)

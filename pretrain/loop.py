@@ -9,8 +9,10 @@ from pretrain.checkpoint import newest_step
 from pretrain.fitting import Fitting
 from pretrain.saver import Saver
 from pretrain.selection import EVALUATED
+from pretrain.stall_watch import StallWatch
 from pretrain.stop_signals import terminations
 from pretrain.training import Ending, Objective, Options, Pace, Start, Training
+from pretrain.world import steps_between_questions
 
 
 def fit(
@@ -39,8 +41,12 @@ def fit(
         ValueError: the evaluation does not give what the best checkpoint is to be chosen by.
         OutOfMemoryError: a step does not fit the memory.
     """
+    world, compiles = training.world, options.compilation is not None
+    world.place.step, world.place.stage = start.step, "start"
     with ExitStack() as stack:
-        saver = stack.enter_context(Saver(training.run, pace.keeping, writes=training.world.rank == 0))
+        watch = StallWatch(world, training.run, training.console, loader=training.stream.busy, compiles=compiles)
+        stack.enter_context(watch)
+        saver = stack.enter_context(Saver(training.run, pace.keeping, writes=world.rank == 0))
         terminated = stack.enter_context(terminations())
         stack.push(lambda kind, *_: training.stop_tracking() if kind is not None else None)
         state = Fitting(training, objective, pace, options, saver)
@@ -56,9 +62,12 @@ def fit(
             _evaluate(state, start.step, position, evaluate)
         while True:
             try:
-                return _train(state, start, terminated, learning_rate, evaluate)
+                ending = _train(state, start, terminated, learning_rate, evaluate)
             except TooManyError as error:
                 start = state.go_back(error)
+            else:
+                world.place.stage = "end"
+                return ending
 
 
 def _train(
@@ -85,7 +94,10 @@ def _train(
             if step % pace.log_every == 0 or is_last:
                 state.log(step, taken, outcome, rate)
             progress.advance(1, items=stream.batch_size, **state.meter.shown)
-            is_asked = world.any(terminated() or (world.rank == 0 and run.stop_requested()))
+            world.place.stage = "wait"
+            is_asked = (is_last or step % steps_between_questions(world.size) == 0) and world.any(
+                terminated() or (world.rank == 0 and run.stop_requested())
+            )
             state.saver.check()
             is_chosen_from = is_evaluated and state.options.selection is not None
             if step % pace.checkpoint_steps == 0 or is_last or is_asked or is_chosen_from:
@@ -138,6 +150,7 @@ def _lacks_checkpoint(state: Fitting, start: int) -> bool:
 
 def _evaluate(state: Fitting, step: int, position: int, evaluate: Callable[[int, float], dict[str, float]]) -> None:
     training, compilation, begin = state.training, state.options.compilation, time.perf_counter()
+    training.world.place.stage = "evaluate"
     epoch = position / training.stream.epoch_positions
     state.align()
     training.model.eval()

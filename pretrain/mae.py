@@ -7,6 +7,7 @@ with a run that was interrupted.
 import os
 
 from launch.launcher_death import end_with_launcher
+from launch.one_process import warn_of_one_process
 from launch.settings import parse
 from launch.start_up import without_collection
 from pretrain.recipes import RECIPES
@@ -22,6 +23,7 @@ def main() -> None:
     # Of processes that are lost we say a line; torch's C++ would put a page of stack before it. Read then as well.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     end_with_launcher()
+    warn_of_one_process()
     with without_collection():  # --help must not wait for torch
         from pretrain.masked_pretraining import pretrain
         from pretrain.session import explained

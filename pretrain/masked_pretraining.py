@@ -1,5 +1,6 @@
 """A run of masked autoencoding: from a resolved config to an encoder folder."""
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -28,6 +29,7 @@ def pretrain(recipe: str, config: MaeConfig, world: World) -> None:
     Raises:
         ValueError: data, weights or options that do not fit each other, or anything else that a user can mend.
     """
+    config = replace(config, shard_parameters=config.shard_parameters or world.is_asked_to_shard)
     with session(recipe, config, config.out, MAY_CHANGE_ON_RESUME, world=world) as own:
         run = EncoderRun(own, config)
         normalization = run.normalization

@@ -15,7 +15,7 @@ from data_pipeline.manifest import DatasetError
 from data_pipeline.task_pool import WorkerDiedError
 from launch.console import Console
 from launch.environment import environment
-from launch.lock import FolderInUseError, LockLostError
+from launch.lock import LONG_ENOUGH, FolderInUseError, LockLostError
 from launch.redaction import redact
 from launch.run_folder import RunFolder, open_run
 from launch.strict_json import to_json
@@ -31,7 +31,7 @@ from pretrain.checkpoint import (
     newest_step,
 )
 from pretrain.out_of_memory import OutOfMemoryError
-from pretrain.roll_call import RankLostError
+from pretrain.roll_call import RankFailedError, RankLostError
 from pretrain.stop_signals import Terminated, ending_on_term
 from pretrain.training import Start, Training
 from pretrain.world import World
@@ -50,6 +50,7 @@ _FOR_USERS = (
     FloatingPointError,
     OutOfMemoryError,
     RankLostError,
+    RankFailedError,
 )
 
 
@@ -87,9 +88,14 @@ def explained() -> Iterator[None]:
     try:
         yield
     except _FOR_USERS as error:
-        who = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
-        print(f"{Path(sys.argv[0]).name}: {who}{_told(error)}", file=sys.stderr, flush=True)
+        complain(_told(error))
         raise SystemExit(1) from error
+
+
+def complain(message: str) -> None:
+    """One line on stderr: the program's name, where there are several processes the rank, and the message."""
+    who = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+    print(f"{Path(sys.argv[0]).name}: {who}{message}", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -104,8 +110,9 @@ def session(
 ) -> Iterator[Session]:
     """Open a run; where it fails leave exit.json = failed. What it says goes to `console`, by default to stdout."""
     settings = _without_credentials({"recipe": recipe, **to_json(config)})
-    with _open(world, Path(out), settings, may_change) as run:
-        own = Session(world, console or Console(world.rank), run, settings)
+    console = console or Console(world.rank)
+    with _open(world, Path(out), settings, may_change, console.say) as run:
+        own = Session(world, console, run, settings)
         recorded = _endings_recorded(run, own.console) if world.rank == 0 else nullcontext()
         with recorded, ending_on_term(), world.naming_the_lost():
             if world.rank == 0:
@@ -181,12 +188,16 @@ def loader_workers(asked: int | None, world: World) -> int:
     return max(1, min(16, cores // beside - 1))
 
 
-def _open(world: World, out: Path, settings: dict[str, Any], may_change: frozenset[str]) -> RunFolder:
+def _open(
+    world: World, out: Path, settings: dict[str, Any], may_change: frozenset[str], say: Callable[[str], None]
+) -> RunFolder:
     """Rank 0 locks the folder. The others wait for it and, where it could not, leave quietly: it says why."""
     run = None
     try:
         if world.rank == 0:
-            run = open_run(out, settings, may_change)
+            # Of a former self on a host that was lost nobody knows but by its silence. Meanwhile the others wait.
+            wait = LONG_ENOUGH if world.size == 1 else min(LONG_ENOUGH, world.patience / 2)
+            run = open_run(out, settings, may_change, lock_wait_seconds=wait, say=say)
     finally:
         is_refused = world.any(world.rank == 0 and run is None)
     if is_refused:
@@ -215,12 +226,18 @@ def _endings_recorded(run: RunFolder, console: Console) -> Iterator[None]:
         raise
     finally:
         if not is_whole:
-            error = sys.exception()
-            # What a full disk does not let us write must not hide why the run failed.
-            with suppress(OSError, LockLostError):
-                run.write_exit("failed", error=_told(error), traceback=traceback.format_exc())
+            record_failure(run, sys.exception())
             with suppress(OSError):
                 run.close()
+
+
+def record_failure(run: RunFolder, error: BaseException | None) -> None:
+    """Leave word in exit.json of a run that failed; for rank 0."""
+    cause = "lost" if isinstance(error, RankLostError) else "error"
+    trace = "".join(traceback.format_exception(error))
+    # What a full disk does not let us write must not hide why the run failed.
+    with suppress(OSError, LockLostError):
+        run.write_exit("failed", cause=cause, error=_told(error), traceback=trace)
 
 
 def _told(error: BaseException | None) -> str:

@@ -23,6 +23,7 @@ MAY_CHANGE_ON_RESUME = frozenset(
         "resume",
         "deterministic",
         "patience",
+        "patience_seconds",
         "show_groups",
         "tracker",
     }
@@ -127,6 +128,9 @@ class SupervisedConfig:
     """Epochs between evaluations, each with a checkpoint; there is also one at the end. 0: only there."""
     resume: str | None = None
     """Run folder or checkpoint to go on from when --out holds none: weights, optimizer, place in the stream."""
+    patience_seconds: float = 600.0
+    """So long a process waits for the others before it ends, naming who is missing; after half of it without a step all
+    write down where they are, in stalls/ of the run folder."""
     deterministic: bool = False
     """On a GPU: only operations that give the same bits each time, as CPUs do; slower."""
     tracker: Literal["tensorboard", "wandb", "trackio", "none"] = "none"
@@ -141,6 +145,7 @@ class SupervisedConfig:
             "checkpoint_steps",
             "keep_checkpoints",
             "head_std",
+            "patience_seconds",
         )
         for option in positive:
             self._check(option, getattr(self, option) > 0, "a positive number")

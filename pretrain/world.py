@@ -15,12 +15,26 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.nn.parallel import DistributedDataParallel
 
+from launch.fsdp_request import asks_to_shard
 from pretrain.buffers import kept_buffers
-from pretrain.roll_call import RankLostError, RollCall
+from pretrain.roll_call import Place, RankFailedError, RankLostError, RollCall, Sign
 from pretrain.sharding import is_sharded
 
 Precision = Literal["fp32", "bf16", "fp16"]
+_GOES_ON = (
+    "what the others do together cannot go on. The same command goes on from the newest checkpoint, on any number of "
+    "processes"
+)
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def steps_between_questions(processes: int) -> int:
+    """How many steps apart so many processes agree on whether to stop.
+
+    gloo sends even one number round a ring, 2 (n - 1) messages one after another: at a thousand processes that takes
+    longer than a step (docs/scaling.md). 64 and fewer agree after every step.
+    """
+    return max(1, processes // 64)
 
 
 class World:
@@ -43,6 +57,9 @@ class World:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
             torch.use_deterministic_algorithms(True)
         self.precision: Precision = precision
+        self.is_asked_to_shard = asks_to_shard(os.environ)
+        self.patience = patience
+        self.place = Place()
         timeout = timedelta(seconds=patience)
         on_gpu = torch.cuda.is_available()
         # NCCL kills the process when its patience ends: later than the messages, whose error can say who is lost.
@@ -67,7 +84,7 @@ class World:
             group = torch.distributed.new_group(backend="gloo", timeout=timeout)
             assert isinstance(group, ProcessGroup)
             self._messages = group
-            self._roll_call = RollCall(self.rank, self.gather)
+            self._roll_call = RollCall(self.rank, self.place, self.gather)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """In here operations run in the world's precision where that is safe; weights stay as they are."""
@@ -81,7 +98,8 @@ class World:
         Batch norms normalise by each process's own rows, and every step begins with rank 0's running statistics.
 
         Raises:
-            ValueError: a sharded model with running statistics, which nobody would share.
+            ValueError: a sharded model with running statistics, which nobody would share; or the launcher was told
+                to shard, and this model is not.
         """
         if self.size == 1:
             return model
@@ -92,6 +110,11 @@ class World:
                     "between processes; leave it out, or take a model with layer norms alone"
                 )
             return model
+        if self.is_asked_to_shard:
+            raise ValueError(
+                "accelerate launch was told to train by FSDP2, expected DDP, as this script knows nothing else; launch "
+                "it with --config_file launch/configs/gpu-8.yaml, or without --use_fsdp"
+            )
         return DistributedDataParallel(
             model,
             device_ids=[self.device.index] if self.device.type == "cuda" else None,
@@ -99,9 +122,8 @@ class World:
         )
 
     def at(self, step: int) -> None:
-        """Note which step this process is at, for those that may wait for it."""
-        if self._roll_call is not None:
-            self._roll_call.step = step
+        """Note that this process begins a step, for those that may wait for it; see `Place` for what it does there."""
+        self.place.step, self.place.stage = step, "step"
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any process. Every process must ask, in the same step."""
@@ -137,24 +159,53 @@ class World:
         if self._messages is not None:
             torch.distributed.barrier(self._messages)
 
+    @property
+    def who(self) -> list[str]:
+        """Every process by rank, host and pid, for messages; none where this is the only one."""
+        return [] if self._roll_call is None else self._roll_call.who
+
+    def signs(self) -> list[Sign]:
+        """Every process's last sign of life, by rank; none where this is the only one, or rank 0 does not answer."""
+        return [] if self._roll_call is None else self._roll_call.signs() or []
+
+    def lost(self, reason: str) -> RankLostError | RankFailedError | None:
+        """The error that says who of the others is gone or behind, and for that `reason`; None where nobody is.
+
+        Takes seconds.
+        """
+        if self._roll_call is None:
+            return None
+        try:
+            lost = self._roll_call.absent()
+        except RankFailedError as error:
+            return error
+        return None if lost is None else RankLostError(f"{lost}: {_GOES_ON} ({reason})")
+
     @contextmanager
     def naming_the_lost(self) -> Iterator[None]:
-        """In here an error of talking to the others becomes one that says who of them is gone.
+        """In here an error of talking to the others becomes one that says who of them is gone; they hear of others.
 
         Raises:
-            RankLostError: instead of the RuntimeError of a collective operation, where somebody is.
+            RankLostError, RankFailedError: instead of the RuntimeError of a collective operation.
         """
         try:
             yield
-        except RuntimeError as error:
-            is_ours = type(error) is not RuntimeError and not isinstance(error, torch.distributed.DistError)
-            lost = None if self._roll_call is None or is_ours else self._roll_call.absent()
-            if lost is None:
+        except Exception as error:
+            if self._roll_call is None or isinstance(error, RankLostError | RankFailedError):  # told within already
                 raise
-            raise RankLostError(
-                f"{lost}: what the others do together cannot go on. The same command goes on from the newest "
-                f"checkpoint, on any number of processes ({_reason(error)})"
-            ) from error
+            if not _may_be_of_a_collective(error):
+                self._roll_call.leave_word(str(error) or type(error).__name__)
+                raise
+            reason = str(error).partition("\n")[0]
+            lost = self.lost(_without_source(reason))
+            if lost is None and "gloo" in reason:
+                lost = RankLostError(
+                    f"the processes lost touch though all live: {_GOES_ON} ({_without_source(reason)})"
+                )
+            if lost is None:
+                self._roll_call.leave_word(str(error))
+                raise
+            raise lost from error
 
     def __enter__(self) -> "World":
         return self
@@ -168,6 +219,11 @@ class World:
             self._roll_call.close()
 
 
-def _reason(error: RuntimeError) -> str:
+def _may_be_of_a_collective(error: Exception) -> bool:
+    """torch raises no better than RuntimeError where a peer has gone, and where tensors do not fit."""
+    return type(error) is RuntimeError or isinstance(error, torch.distributed.DistError)
+
+
+def _without_source(reason: str) -> str:
     """What a collective operation says of its end, without where in its source it says so and its advice."""
-    return re.sub(r"^\[\S*\] ", "", str(error).splitlines()[0]).partition(". ")[0]
+    return re.sub(r"^\[\S*\] ", "", reason).partition(". ")[0]

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -196,6 +197,32 @@ def test_by_default_a_slow_worker_is_a_warning(make_dataset: MakeDataset, views:
     with pytest.raises(RuntimeWarning, match=r"loader worker 0 \(pid \d+\) has been busy for \d+ s .*; waiting for"):
         list(batches)  # the tests turn warnings into errors
     flag.unlink()
+    stream.close()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_another_thread_may_ask_what_a_batch_waits_for(
+    workers: int, make_dataset: MakeDataset, views: ModuleType, tmp_path: Path
+):
+    flag = tmp_path / "held"
+    view = views.Held((8, 8), while_it_exists=flag)
+    stream = Stream([part(make_dataset([80]))], view, batch_size=8, seed=0, workers=workers, epochs=1, say=print)
+    assert stream.busy() == "the loader is closed"
+    batches = iter(stream)
+    next(batches)
+    if workers > 0:
+        wait_for_workers(stream)
+    flag.touch()
+    taking = threading.Thread(target=lambda: list(batches))
+    taking.start()
+    who = r"loader worker 0 \(pid \d+\) has been busy for 0 s" if workers > 0 else "this process is busy"
+    pattern = re.compile(rf"{who} with sample \d+ of shard train-000000\.tar, stage decode")
+    deadline = time.monotonic() + 20
+    while not pattern.fullmatch(stream.busy()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert pattern.fullmatch(stream.busy())
+    flag.unlink()
+    taking.join()
     stream.close()
 
 

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -196,15 +197,39 @@ def test_a_stale_heartbeat_elsewhere_is_succeeded(tmp_path: Path) -> None:
 
 def test_waiting_until_the_holder_is_stale(tmp_path: Path) -> None:
     leave_claim(tmp_path, age=0)
-    lock = WorldLock(tmp_path, heartbeat_seconds=0.1, stale_seconds=0.5)
-    lock.acquire(wait_seconds=10)
+    lock, said = WorldLock(tmp_path, heartbeat_seconds=0.1, stale_seconds=0.5), []
+    lock.acquire(10, said.append)
     assert lock.generation == 8
+    assert re.fullmatch(r".* was held by host elsewhere, pid 4242: going on in [12] s unless that lives", *said)
     lock.release()
 
 
-def test_waiting_in_vain_for_a_live_one(tmp_path: Path) -> None:
+def test_waiting_ends_when_the_holder_is_heard_of(tmp_path: Path) -> None:
+    leave_claim(tmp_path, age=20)
+    beat = threading.Timer(0.3, os.utime, (tmp_path / ".lock" / "000007.json",))
+    beat.start()
+    began, said = time.monotonic(), []
+    with pytest.raises(FolderInUseError, match=r"in use by host elsewhere, .* last heartbeat [01] s ago"):
+        WorldLock(tmp_path).acquire(10, said.append)
+    assert time.monotonic() - began < 5
+    assert len(said) == 1
+    beat.join()
+
+
+def test_waiting_in_vain(tmp_path: Path) -> None:
+    leave_claim(tmp_path, age=20)
+    with pytest.raises(FolderInUseError, match="if it is dead, start again in"):
+        WorldLock(tmp_path).acquire(0.2, lambda _: None)
+    assert generations(tmp_path) == ["000007.json"]
+
+
+def test_nobody_waits_for_one_that_is_seen_alive(tmp_path: Path) -> None:
+    said: list[str] = []
+    began = time.monotonic()
     with WorldLock(tmp_path), pytest.raises(FolderInUseError):
-        WorldLock(tmp_path).acquire(wait_seconds=0.3)
+        WorldLock(tmp_path).acquire(10, said.append)
+    assert time.monotonic() - began < 5
+    assert said == []
 
 
 def test_a_claim_just_being_written_is_respected_until_stale(tmp_path: Path) -> None:

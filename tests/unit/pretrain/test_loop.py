@@ -27,7 +27,7 @@ from data_pipeline.rows import FillReport
 from data_pipeline.stream import Batch, Stream
 from launch.console import Console
 from launch.run_folder import RunFolder
-from pretrain import fitting, meter, saver
+from pretrain import fitting, loop, meter, saver
 from pretrain.anomalies import Watch
 from pretrain.anomaly_config import AnomalyConfig
 from pretrain.averaging import Average
@@ -473,6 +473,15 @@ def test_parameters_without_state_of_the_optimizer_go_on_without(tmp_path: Path,
     assert state["without_moments"] == ["0.weight", "0.bias", "1.weight", "1.bias", "3.weight", "3.bias"]
     halted.train()
     assert halted.outcome() == trial.outcome()
+
+
+def test_a_stop_is_agreed_on_after_as_many_steps_as_the_world_is_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    trial = Trial(tmp_path, selection=None)
+    monkeypatch.setattr(loop, "steps_between_questions", lambda _: 5)
+    trial.spend = lambda what: (tmp_path / "stop").touch() if what == "loss" and len(trial.began) > 5 else None
+    assert trial.train() == Ending("preempted", 10)
+    trial.spend = lambda _: None
+    assert trial.train() == Ending("done", 12)
 
 
 def together(folder: Path) -> None:
