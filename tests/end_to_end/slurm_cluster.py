@@ -3,6 +3,7 @@
 Test files cannot import this under pytest's importlib mode: load it by its path.
 """
 
+import contextlib
 import os
 import shutil
 import socket
@@ -54,6 +55,20 @@ def missing() -> str | None:
     if absent:
         return f"{', '.join(absent)} not installed: {INSTALL}"
     return None if os.getuid() == 0 else "munged and slurmd are started as root here"
+
+
+def install() -> str | None:
+    """Install Slurm where it is absent; what keeps a cluster from being started all the same, None if nothing does."""
+    if missing() is None or os.getuid() != 0 or shutil.which("apt-get") is None:
+        return missing()
+    for words in (["apt-get", "update"], INSTALL.split()):
+        ended = subprocess.run(
+            words, env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"}, capture_output=True, text=True, check=False
+        )
+        if ended.returncode != 0:
+            complaint = (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]
+            return f"{missing()}, which failed: {complaint}"
+    return missing()
 
 
 class SlurmCluster:
@@ -119,6 +134,29 @@ class SlurmCluster:
     def jobs(self) -> list[str]:
         """State and id of every job that is not over, such as `RUNNING 7_2`."""
         return sorted(self.ask("squeue", "-h", "-r", "-o", "%T %i").splitlines())
+
+    def show(self, job: str) -> str:
+        """Everything that Slurm knows of a job, in a line."""
+        return self.ask("scontrol", "show", "job", "--oneliner", job)
+
+    def hurry(self, job: str) -> None:
+        """Start a job now that was queued again: Slurm lets it wait for two minutes. Nothing where it runs already."""
+        with contextlib.suppress(AssertionError):
+            self.ask("scontrol", "update", f"JobId={job}", "StartTime=now")
+
+    def wait_for_nodes(self) -> None:
+        """Return when both are there and idle; one that is down is brought back."""
+
+        def are_idle() -> bool:
+            states = dict(
+                line.split() for line in self.ask("sinfo", "-h", "-N", "-p", "low", "-o", "%N %t").splitlines()
+            )
+            for node, state in states.items():
+                if state.startswith("down"):
+                    self.ask("scontrol", "update", f"nodename={node}", "state=resume")
+            return set(states.values()) == {"idle"}
+
+        self.wait_until(are_idle, 60)
 
     def logs(self) -> str:
         """The last lines of every daemon's log."""
