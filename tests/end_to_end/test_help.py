@@ -15,6 +15,9 @@ LIMIT = 0.5  # seconds
 @pytest.mark.parametrize(
     "words",
     [
+        ("launch/slurm.py",),
+        ("launch/jobset.py",),
+        ("launch/pod.py", "run"),
         ("data_pipeline/shard.py",),
         ("data_pipeline/survey.py",),
         ("data_pipeline/survey.py", "preview"),
@@ -26,6 +29,8 @@ LIMIT = 0.5  # seconds
         ("pretrain/distill.py",),
         ("pretrain/distill.py", "deit-ti4-cifar10"),
         ("pretrain/distill.py", "digits-features"),
+        ("pretrain/doctor.py",),
+        ("pretrain/doctor.py", "digits"),
         ("finetune/classify.py",),
         ("finetune/classify.py", "digits"),
         ("finetune/probe.py",),

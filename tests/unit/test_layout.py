@@ -45,8 +45,9 @@ def test_a_file_is_one_concept_of_at_most_300_lines_with_documented_names(path: 
 def test_entry_scripts_are_where_they_belong():
     names = {str(script) for script in _SCRIPTS}
     finetune = {f"finetune/{name}.py" for name in ("classify", "probe", "benchmark", "publish", "report", "validate")}
-    pretrain = {f"pretrain/{name}.py" for name in ("mae", "distill")}
-    assert names == {"data_pipeline/shard.py", "data_pipeline/survey.py"} | pretrain | finetune
+    pretrain = {f"pretrain/{name}.py" for name in ("mae", "distill", "doctor")}
+    launch = {f"launch/{name}.py" for name in ("slurm", "job_ending", "jobset", "pod")}
+    assert names == {"data_pipeline/shard.py", "data_pipeline/survey.py"} | pretrain | finetune | launch
 
 
 @pytest.mark.parametrize("script", _SCRIPTS, ids=str)
