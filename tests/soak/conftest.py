@@ -23,6 +23,12 @@ stores = _SHARED.stores
 streams = _SHARED.streams
 
 
+@pytest.fixture(scope="session")
+def load() -> Callable[[str], ModuleType]:
+    """A module of tests/end_to_end, which importlib mode does not let test files import."""
+    return _SHARED.load
+
+
 CAMPAIGN = _SHARED.load("campaign", Path(__file__).parent)
 
 
