@@ -137,6 +137,8 @@ def _meeting(job: SlurmJob) -> list[str]:
         ]
     if job.config.processes > 1:
         lines.append("port=$((20000 + SLURM_JOB_ID % 10000))")
+        # Each process holds a connection to every other one for each of its groups.
+        lines.append('ulimit -n "$(ulimit -Hn)"')
     return [
         *lines,
         'echo "job $job, start $((restart + 1)) on $SLURM_JOB_NODELIST, logs $logs/$job-$restart-*.out"',

@@ -62,6 +62,7 @@ judge begins || exit
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 address=$(scontrol show node "$first" --oneliner | sed 's/.* NodeAddr=\\([^ ]*\\) .*/\\1/')
 port=$((20000 + SLURM_JOB_ID % 10000))
+ulimit -n "$(ulimit -Hn)"
 echo "job $job, start $((restart + 1)) on $SLURM_JOB_NODELIST, logs $logs/$job-$restart-*.out"
 
 srun --nodes=2 --ntasks-per-node=1 --kill-on-bad-exit=1 --cpus-per-task=16 --output="$logs/$job-$restart-%n.out" \\
