@@ -27,7 +27,7 @@ def run(name: str, config: BenchmarkConfig) -> None:
     from launch.environment import environment
     from launch.redaction import redact
     from launch.run_folder import open_run
-    from launch.strict_json import to_json
+    from launch.strict_json import fields_at_default, to_json
     from pretrain.model_source import find_source
     from pretrain.session import LIBRARIES, explained
 
@@ -36,7 +36,12 @@ def run(name: str, config: BenchmarkConfig) -> None:
         source, manifest, console = find_source(config.init, "--init"), read_manifest(config.data), Console()
         at_a_time = config.at_a_time(torch.cuda.is_available())
         settings = {"benchmark": name, **to_json(config)}
-        with open_run(Path(config.out), settings, frozenset({"data", "out", "processes"})) as folder:
+        with open_run(
+            Path(config.out),
+            settings,
+            frozenset({"data", "out", "processes"}),
+            at_default=fields_at_default(config),
+        ) as folder:
             folder.write_json(folder.environment, environment(LIBRARIES))
             rows = list(Comparison(config, source, manifest, at_a_time).rows(console.say))
             data, seconds = redact(config.data), time.monotonic() - began

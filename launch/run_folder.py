@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from launch.atomic import Guard, clean_partials, explain_full_disk, write_atomically, write_json
 from launch.lock import WorldLock
-from launch.strict_json import ABSENT, differences, read_json
+from launch.run_identity import compare_run
 
 ExitStatus = Literal["done", "preempted", "failed"]
 
@@ -191,24 +191,26 @@ def open_run(
     config: Mapping[str, Any],
     may_change: frozenset[str] = frozenset(),
     *,
+    at_default: frozenset[str] = frozenset(),
     lock_wait_seconds: float = 0.0,
     say: Callable[[str], None] = print,
 ) -> RunFolder:
     """Locks `path` and begins a run there, or continues the one that it holds. For rank 0; close it at the end.
 
     `config` is plain JSON. When the folder holds the same run, fields may differ if they, or a field they lie in, are
-    among the dotted names of `may_change`; config.json then gets the new values. What an earlier start left behind
-    (exit.json, stop, unfinished files) is removed. `lock_wait_seconds` and `say`: see `WorldLock.acquire`.
+    among the dotted names of `may_change`; config.json then gets the new values. `at_default`: see `compare_run`. What an
+    earlier start left behind (exit.json, stop, unfinished files) is removed. `lock_wait_seconds` and `say`: see
+    `WorldLock.acquire`.
 
     Raises ValueError for a folder that is no run's, or another run's; FolderInUseError; OSError.
     """
     config = json.loads(json.dumps(config, allow_nan=False))
     # Before the lock, so that nothing is put into a folder that is not ours; after it again, as it may have changed.
-    _compare(path, config, may_change)
+    compare_run(path, config, may_change, at_default)
     lock = WorldLock(path)
     lock.acquire(lock_wait_seconds, say)
     try:
-        continues, changes = _compare(path, config, may_change)
+        continues, changes = compare_run(path, config, may_change, at_default)
         run = RunFolder(path, lock, continues, changes)
         for folder in (path, run.checkpoints, run.figures, run.anomalies):
             clean_partials(folder)
@@ -220,76 +222,6 @@ def open_run(
         lock.release()
         raise
     return run
-
-
-def _compare(
-    path: Path, config: Mapping[str, Any], may_change: frozenset[str]
-) -> tuple[bool, tuple[tuple[str, Any, Any], ...]]:
-    """(the folder holds this run already, permitted changes); ValueError when it holds anything else."""
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"{path}: is a file, expected a folder; give another --out")
-    config_path = path / "config.json"
-    if not config_path.exists():
-        _require_empty(path)
-        return False, ()
-    changes = differences(read_json(config_path), config)
-    refused = [change for change in changes if not _is_allowed(change[0], may_change)]
-    if refused and _has_made_nothing(path):
-        return False, ()
-    if refused:
-        lines = [f"  {name}: folder has {_show(old)}, asked for {_show(new)}" for name, old, new in refused]
-        options = " ".join(option for name, old, _ in refused if (option := _option(name, old)))
-        same = f", or continue this one with {options}" if options else ""
-        raise ValueError(
-            f"{path}: holds another run, which differs in fields that cannot change on resume:\n"
-            + "\n".join(lines)
-            + f"\ngive another --out for a new run{same}"
-        )
-    return True, tuple(changes)
-
-
-def _require_empty(path: Path) -> None:
-    if not path.exists():
-        return
-    # Launchers may put their logs here first, and a run that never started its exit.json.
-    foreign = sorted(p.name for p in path.iterdir() if not p.name.startswith(".") and p.name not in _BEFORE_A_RUN)
-    if foreign:
-        raise ValueError(
-            f"{path}: not a run folder: it holds {foreign[0]}{f' and {len(foreign) - 1} more' * (len(foreign) > 1)}, "
-            "but no config.json; expected a new, an empty or a run's folder: give another --out"
-        )
-
-
-def _has_made_nothing(path: Path) -> bool:
-    """Whether a run ended before its first step, as one does whose options turn out not to fit: others may be tried."""
-    files = (found for found in path.rglob("*") if found.is_file())
-    return all(found.relative_to(path).parts[0] in _NO_RESULTS for found in files)
-
-
-_BEFORE_A_RUN = frozenset({"logs", "slurm", "exit.json", "stop"})
-_NO_RESULTS = _BEFORE_A_RUN | {".lock", "config.json", "environment.json", "stalls", "tensorboard", "teacher.json"}
-
-
-def _is_allowed(name: str, may_change: frozenset[str]) -> bool:
-    parts = name.split(".")
-    return any(".".join(parts[: length + 1]) in may_change for length in range(len(parts)))
-
-
-def _show(value: Any) -> str:
-    return ABSENT if value == ABSENT else json.dumps(value)
-
-
-def _option(name: str, value: Any) -> str:
-    """The option that gives a field the value which the folder has; "" where no option can."""
-    if value == ABSENT or isinstance(value, dict):
-        return ""
-    if name == "recipe":
-        return f"the recipe {value}"
-    head, dot, tail = name.replace("_", "-").rpartition(".")
-    if isinstance(value, bool):
-        return f"--{head}{dot}{'' if value else 'no-'}{tail}"
-    words = value if isinstance(value, list) else [value]
-    return " ".join([f"--{head}{dot}{tail}", *map(str, words)])
 
 
 def _parse_row(line: bytes) -> dict[str, Any] | None:

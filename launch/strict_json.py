@@ -193,6 +193,20 @@ def closest(name: str, candidates: Iterable[str]) -> str | None:
     return near[0] if near else None
 
 
+def fields_at_default(config: Any, path: str = "") -> frozenset[str]:
+    """The dotted fields of a config dataclass, and of those in it, that have their default value."""
+    found: set[str] = set()
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), _join(path, field.name)
+        factory = field.default_factory
+        default = field.default if factory is dataclasses.MISSING else factory()
+        if default is not dataclasses.MISSING and default == value:
+            found |= _flatten({name: to_json(value) if dataclasses.is_dataclass(value) else value}).keys()
+        elif dataclasses.is_dataclass(value):
+            found |= fields_at_default(value, name)
+    return frozenset(found)
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """(dotted field, old value, new value) wherever two configs, as `to_json` gives them, differ; `ABSENT` for none."""
     before, after = _flatten(old), _flatten(new)

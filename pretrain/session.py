@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from launch.environment import environment
 from launch.lock import LONG_ENOUGH, FolderInUseError, LockLostError
 from launch.redaction import redact
 from launch.run_folder import RunFolder, open_run
-from launch.strict_json import to_json
+from launch.strict_json import fields_at_default, to_json
 from launch.trackers import Tracker, TrackerKind, open_tracker
 from pretrain.checkpoint import (
     Checkpoint,
@@ -111,7 +112,8 @@ def session(
     """Open a run; where it fails leave exit.json = failed. What it says goes to `console`, by default to stdout."""
     settings = _without_credentials({"recipe": recipe, **to_json(config)})
     console = console or Console(world.rank)
-    with _open(world, Path(out), settings, may_change, console.say) as run:
+    opened = partial(open_run, Path(out), settings, may_change, at_default=fields_at_default(config), say=console.say)
+    with _open(world, Path(out), opened) as run:
         own = Session(world, console, run, settings)
         recorded = _endings_recorded(run, own.console) if world.rank == 0 else nullcontext()
         with recorded, ending_on_term(), world.naming_the_lost():
@@ -188,16 +190,14 @@ def loader_workers(asked: int | None, world: World) -> int:
     return max(1, min(16, cores // beside - 1))
 
 
-def _open(
-    world: World, out: Path, settings: dict[str, Any], may_change: frozenset[str], say: Callable[[str], None]
-) -> RunFolder:
+def _open(world: World, out: Path, opened: Callable[..., RunFolder]) -> RunFolder:
     """Rank 0 locks the folder. The others wait for it and, where it could not, leave quietly: it says why."""
     run = None
     try:
         if world.rank == 0:
             # Of a former self on a host that was lost nobody knows but by its silence. Meanwhile the others wait.
             wait = LONG_ENOUGH if world.size == 1 else min(LONG_ENOUGH, world.patience / 2)
-            run = open_run(out, settings, may_change, lock_wait_seconds=wait, say=say)
+            run = opened(lock_wait_seconds=wait)
     finally:
         is_refused = world.any(world.rank == 0 and run is None)
     if is_refused:

@@ -217,3 +217,16 @@ def test_exit_and_stop(tmp_path: Path) -> None:
     run.clear_stop()
     run.clear_stop()
     assert not run.stop_requested()
+
+
+def test_a_field_that_an_earlier_version_did_not_know_may_be_absent_at_its_default(tmp_path: Path):
+    open_run(tmp_path / "run", {"recipe": "r", "epochs": 3}).close()
+    (tmp_path / "run/metrics.jsonl").write_text('{"step": 1}\n')
+    newer = {"recipe": "r", "epochs": 3, "drop": {"rule": "growing", "rate": 0.1}}
+    run = open_run(tmp_path / "run", newer, at_default=frozenset({"drop.rule", "drop.rate", "epochs"}))
+    assert (run.continues, run.changes) == (True, ())
+    run.close()
+    with pytest.raises(ValueError, match=r'drop\.rule: folder has \(absent\), asked for "growing"'):
+        open_run(tmp_path / "run", newer, at_default=frozenset({"drop.rate"}))
+    with pytest.raises(ValueError, match="epochs: folder has 3, asked for 4"):
+        open_run(tmp_path / "run", {"recipe": "r", "epochs": 4}, at_default=frozenset({"epochs"}))

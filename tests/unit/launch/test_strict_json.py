@@ -6,7 +6,7 @@ from typing import Any, Literal
 import pytest
 
 from launch.settings import REQUIRED
-from launch.strict_json import ABSENT, closest, differences, from_json, read_json, to_json
+from launch.strict_json import ABSENT, closest, differences, fields_at_default, from_json, read_json, to_json
 
 
 @dataclass(frozen=True)
@@ -163,3 +163,20 @@ def test_unreadable_json(tmp_path: Path, text: bytes, message: str) -> None:
         read_json(path)
     path.write_text('{"a": {"b": [1]}}')
     assert read_json(path) == {"a": {"b": [1]}}
+
+
+def test_fields_at_their_default_are_those_of_the_class_that_holds_them() -> None:
+    """A dataclass in a field is at its default where it equals the field's; otherwise each of its own fields counts."""
+    everywhere = {"epochs", "image_size", "amp", "schedule"}
+    assert fields_at_default(FULL) == {*everywhere, "optimizer.weight_decay"}
+    changed = replace(FULL, optimizer=OptimizerConfig(), mixture={}, average=None)
+    of_optimizer = {f"optimizer.{name}" for name in ("lr", "weight_decay", "betas")}
+    assert fields_at_default(changed) == {*everywhere, *of_optimizer, "mixture", "average"}
+
+
+def test_a_default_of_the_outer_class_counts_though_it_is_not_the_inner_ones() -> None:
+    @dataclass(frozen=True)
+    class Outer:
+        optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=3.0))
+
+    assert fields_at_default(Outer()) == {"optimizer.lr", "optimizer.weight_decay", "optimizer.betas"}
