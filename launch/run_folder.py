@@ -198,8 +198,8 @@ def open_run(
     """Locks `path` and begins a run there, or continues the one that it holds. For rank 0; close it at the end.
 
     `config` is plain JSON. When the folder holds the same run, fields may differ if they, or a field they lie in, are
-    among the dotted names of `may_change`; config.json then gets the new values. `at_default`: see `compare_run`. What an
-    earlier start left behind (exit.json, stop, unfinished files) is removed. `lock_wait_seconds` and `say`: see
+    among the dotted names of `may_change`; config.json then gets the new values. What an earlier start left behind
+    (exit.json, stop, unfinished files) is removed. `at_default`: see `compare_run`. `lock_wait_seconds` and `say`: see
     `WorldLock.acquire`.
 
     Raises ValueError for a folder that is no run's, or another run's; FolderInUseError; OSError.
