@@ -10,8 +10,6 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from data_pipeline.free_memory import free_memory
-from data_pipeline.manifest import DatasetError
-from data_pipeline.task_pool import WorkerDiedError
 from launch.atomic import write_json
 from launch.console import Console
 from launch.environment import environment
@@ -46,21 +44,10 @@ from pretrain.out_of_memory import OutOfMemoryError
 from pretrain.planned_run import PlannedRun, plan_run
 from pretrain.prognosis import Prognosis, judge_hours
 from pretrain.rehearsal import Rehearsed, gpu_memory, judge_memory, rehearse, size_of_rehearsal
-from pretrain.roll_call import RankFailedError, RankLostError
-from pretrain.session import LIBRARIES, loader_workers
+from pretrain.session import LIBRARIES, MENDED_BY_USERS, loader_workers, told
 from pretrain.world import World
 
 Value = TypeVar("Value")
-_MENDED_BY_USERS = (
-    ValueError,
-    OSError,
-    DatasetError,
-    WorkerDiedError,
-    OutOfMemoryError,
-    FloatingPointError,
-    RankLostError,
-    RankFailedError,
-)
 
 
 class _Measured(NamedTuple):
@@ -132,8 +119,8 @@ class Examination:
         value, errors = None, []
         try:
             value = function()
-        except _MENDED_BY_USERS as error:
-            errors = [f"{self._machine.host}: {_told(error)}" if self._world.size > 1 else _told(error)]
+        except MENDED_BY_USERS as error:
+            errors = [f"{self._machine.host}: {told(error)}" if self._world.size > 1 else told(error)]
         errors = self._world.gather(errors)
         if errors:
             self._add(Finding("problem", what, "not to be had", "", errors[0]))
@@ -206,10 +193,10 @@ class Examination:
             self._add(Finding("warning", "teacher", "--teacher own: not rehearsed, the student alone was", "", fix))
         try:
             rehearsed = rehearse(self._recipe, planned, world, folder / "run", size)
-        except _MENDED_BY_USERS as error:
+        except MENDED_BY_USERS as error:
             is_memory = isinstance(error, OutOfMemoryError)
             measured = "a step does not fit" if is_memory else "the run ends with an error"
-            self._add(Finding("problem", "memory" if is_memory else "rehearsal", measured, "", _told(error)))
+            self._add(Finding("problem", "memory" if is_memory else "rehearsal", measured, "", told(error)))
             if world.size == 1:
                 return None
             if world.rank > 0:
@@ -267,10 +254,3 @@ class Examination:
                 "environment": environment(LIBRARIES),
             }
             write_json(Path(self._visit.report), report)
-
-
-def _told(error: Exception) -> str:
-    """The message; of an OSError with a text of our own without the number that Python puts before it."""
-    if isinstance(error, OSError) and error.filename is None and error.strerror:
-        return error.strerror
-    return str(error)

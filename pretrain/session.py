@@ -41,7 +41,7 @@ _IMAGES = ("pillow", "simplejpeg", "nvidia-nvimgcodec-cu13")
 LIBRARIES = ("sherd", "torch", "torchvision", "timm", "accelerate", "numpy", "scikit-learn", "safetensors", *_IMAGES)
 """Whose versions environment.json records."""
 # What a user can mend, by the message alone; anything else is a fault of ours and keeps its traceback.
-_FOR_USERS = (
+MENDED_BY_USERS = (
     ValueError,
     OSError,
     DatasetError,
@@ -53,6 +53,7 @@ _FOR_USERS = (
     RankLostError,
     RankFailedError,
 )
+"""Errors whose message tells a user what to do."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,8 @@ def explained() -> Iterator[None]:
     """
     try:
         yield
-    except _FOR_USERS as error:
-        complain(_told(error))
+    except MENDED_BY_USERS as error:
+        complain(told(error))
         raise SystemExit(1) from error
 
 
@@ -237,10 +238,10 @@ def record_failure(run: RunFolder, error: BaseException | None) -> None:
     trace = "".join(traceback.format_exception(error))
     # What a full disk does not let us write must not hide why the run failed.
     with suppress(OSError, LockLostError):
-        run.write_exit("failed", cause=cause, error=_told(error), traceback=trace)
+        run.write_exit("failed", cause=cause, error=told(error), traceback=trace)
 
 
-def _told(error: BaseException | None) -> str:
+def told(error: BaseException | None) -> str:
     """The message; of an OSError with a text of our own without the number that Python puts before it."""
     if isinstance(error, OSError) and error.filename is None and error.strerror:
         return error.strerror
