@@ -14,9 +14,15 @@ class OutOfMemoryError(RuntimeError):
     """A step does not fit the memory; the message says what does."""
 
 
+# All that oneDNN says where it cannot allocate; in a thread that has met this it goes on saying so.
+_ONE_DNN = "could not create a primitive"
+
+
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether torch could not allocate, on a GPU or on a CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        said in str(error) for said in ("DefaultCPUAllocator", _ONE_DNN)
+    )
 
 
 Loss = Callable[..., tuple[Tensor, dict[str, Tensor]]]
@@ -48,10 +54,11 @@ def explain_out_of_memory(
     reserve = copies * sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
     while accumulate < rows:
         accumulate = min(2 * accumulate, rows)
-        if is_sharded(model):
-            return OutOfMemoryError(f"{said}; give --accumulate {accumulate}, or more: {same}")
         piece = tuple(values[: -(-rows // accumulate)] for values in inputs)
-        if _fits(world, model, loss, piece, reserve):
+        fits = None if is_sharded(model) else _fits(world, model, loss, piece, reserve)
+        if fits is None:
+            return OutOfMemoryError(f"{said}; give --accumulate {accumulate}, or more: {same}")
+        if fits:
             used = f", {peak_memory(world.device) / 1e9:.1f} GB at most" if world.device.type == "cuda" else ""
             return OutOfMemoryError(
                 f"{said}; tried: with --accumulate {accumulate} ({len(piece[0]):,} at once{used}) a step fits, and "
@@ -63,7 +70,8 @@ def explain_out_of_memory(
     )
 
 
-def _fits(world: World, model: nn.Module, loss: Loss, piece: tuple[Tensor, ...], reserve: int) -> bool:
+def _fits(world: World, model: nn.Module, loss: Loss, piece: tuple[Tensor, ...], reserve: int) -> bool | None:
+    """None where that cannot be found out."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if world.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -78,5 +86,5 @@ def _fits(world: World, model: nn.Module, loss: Loss, piece: tuple[Tensor, ...],
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        return False
+        return None if _ONE_DNN in str(error) else False
     return True

@@ -1,7 +1,8 @@
-"""Run a script whose memory ends soon after its training has begun.
+"""Run a script whose memory ends soon after a step of its training has begun.
 
-python little_memory.py MEGABYTES RANK SCRIPT [argument ...]: on this rank, when the first step begins, the process's
-address space is limited to what it has by then and so many MB more, whereupon allocations really fail. The step is
+python little_memory.py MEGABYTES RANK SCRIPT [argument ...]: on this rank, while a step runs, the process's address
+space is limited to what it had when the step began and so many MB more, whereupon allocations really fail. After a step
+that failed the limit stays, for what is tried then; between steps there is none, as what is meant is the step. It is
 patched here from outside, so that the product has no hooks for tests.
 """
 
@@ -17,18 +18,18 @@ from pretrain.step import Stepper
 
 
 def limit(megabytes: int, rank: int) -> None:
-    """Patch the step, so that the first one sets the limit on this rank."""
+    """Patch the step, so that on this rank each runs with the limit."""
     step = Stepper.step
-    is_set = int(os.environ.get("RANK", "0")) != rank
+    is_here = int(os.environ.get("RANK", "0")) == rank
+    before, hard = resource.getrlimit(resource.RLIMIT_AS)
 
     def limited(self: Stepper, inputs: Any) -> Any:
-        nonlocal is_set
-        if not is_set:
+        if is_here:
             _return_what_is_freed()
-            most = address_space() + megabytes * 1_000_000
-            resource.setrlimit(resource.RLIMIT_AS, (most, most))
-            is_set = True
-        return step(self, inputs)
+            resource.setrlimit(resource.RLIMIT_AS, (address_space() + megabytes * 1_000_000, hard))
+        outcome = step(self, inputs)
+        resource.setrlimit(resource.RLIMIT_AS, (before, hard))
+        return outcome
 
     Stepper.step = limited  # type: ignore[method-assign]
 

@@ -111,6 +111,17 @@ def test_other_errors_of_a_trial_are_not_hidden():
         explain(Limited(0, error=_OtherError), 8)
 
 
+def test_what_cannot_be_found_out_is_not_said():
+    """In a thread where oneDNN once lacked memory it fails with however few images."""
+    said = str(explain(Limited(0, error=_OneDnnError), 8))
+    assert said.endswith("; give --accumulate 2, or more: the result is the same up to the order of float sums")
+
+
+class _OneDnnError(RuntimeError):
+    def __init__(self, _: str) -> None:
+        super().__init__("could not create a primitive")
+
+
 class _OtherError(RuntimeError, ValueError):
     def __init__(self, _: str) -> None:
         super().__init__("not of memory")
@@ -121,6 +132,7 @@ def test_what_torch_says_where_it_cannot_allocate():
         torch.empty(1 << 60, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert is_out_of_memory(RuntimeError("could not create a primitive"))  # oneDNN's, seen with 100 MB of addresses
     with pytest.raises(RuntimeError) as caught:
         torch.mm(torch.ones(2, 3), torch.ones(2, 3))
     assert not is_out_of_memory(caught.value)
