@@ -5,6 +5,8 @@ import shlex
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from launch.hub_config import HubConfig, check_license, check_repository
+
 DIGITS = "digits"
 
 
@@ -86,6 +88,11 @@ class ShardConfig:
     """Write nothing: list the images, read one in a hundred, and tell what the dataset would come to."""
     only: tuple[str, ...] = ()
     """Write only these shards of a finished dataset again: `--only train-000017.tar`."""
+    push: str | None = None
+    """Then upload it, with a card, as this dataset of the Hub: user/name. Only what is not there yet is sent."""
+    license: str = "other"
+    """Of `--push`: what the card says of the images' licence, as the Hub spells it, such as cc-by-4.0."""
+    hub: HubConfig = field(default_factory=HubConfig)
 
     def __post_init__(self) -> None:
         if not self.source or not self.out:
@@ -110,11 +117,20 @@ class ShardConfig:
             raise ValueError("--engine dask and --scheduler ADDRESS go together: give both or neither")
         if self.index_only:
             self._check_index_only()
+        self._check_push()
+
+    def _check_push(self) -> None:
+        check_license(self.license)
+        if self.push is not None:
+            check_repository(self.push)
+        elif self.license != "other" or self.hub != HubConfig():
+            raise ValueError("--license and --hub.* are of the upload: give --push user/name too, or drop them")
 
     def _check_index_only(self) -> None:
         ours, plain = vars(self), {name: field.default for name, field in self.__dataclass_fields__.items()}
         options = ("short_side", "quality", "min_side", "max_pixels", "max_aspect", "near_duplicates", "holdout")
-        for name in (*options, "take", "streaming", "duplicates", "only", "dry_run"):
+        dry_run = () if self.push is not None else ("dry_run",)
+        for name in (*options, "take", "streaming", "duplicates", "only", *dry_run):
             if ours[name] != plain[name]:
                 option = f"--{name.replace('_', '-')}"
                 raise ValueError(f"--index-only leaves the tars as they are: drop {option}, or --index-only")

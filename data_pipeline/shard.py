@@ -8,9 +8,12 @@ python data_pipeline/shard.py --source uoft-cs/cifar10 --out data/cifar10
 
 python data_pipeline/shard.py --source 's3://bucket/train-{000000..000999}.tar' --out data/web --index-only
 
+python data_pipeline/shard.py --source /images/flowers --out data/flowers --push user/flowers --license cc-by-4.0
+
 Every image is decoded strictly; what is broken, filtered or there twice is left out and listed in quarantine.jsonl. A
 killed run goes on where it was when the same command is given again; the same source gives the same bytes, whatever the
-number of workers.
+number of workers. What --push uploads is read with --data hf://datasets/user/flowers, and an upload that broke off goes
+on likewise; --dry-run lists what would go.
 """
 
 import sys
@@ -31,6 +34,10 @@ def main() -> int:
     from launch.lock import FolderInUseError, LockLostError
 
     work = estimate if config.dry_run else index_dataset if config.index_only else shard_dataset
+    if config.push is not None:
+        from data_pipeline.pushing import with_upload  # asks for huggingface_hub
+
+        work = with_upload(work)
     try:
         work(config, Console())
     except ValueError as error:

@@ -45,7 +45,8 @@ def run(name: str, config: BenchmarkConfig) -> None:
             folder.write_json(folder.environment, environment(LIBRARIES))
             rows = list(Comparison(config, source, manifest, at_a_time).rows(console.say))
             data, seconds = redact(config.data), time.monotonic() - began
-            found = {"data": data, "init": config.init, "rows": rows, "seconds": seconds}
+            model = {"init": config.init, "model_sha256": source.sha256}
+            found = {"data": data, **model, "rows": rows, "seconds": seconds}
             write_json(folder.path / "benchmark.json", found, folder.guard)
             write_atomically(folder.path / "benchmark.md", table(rows) + "\n", folder.guard)
             folder.write_exit("done")

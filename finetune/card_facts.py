@@ -1,21 +1,35 @@
 """What a model card tells of a model and of how good it is, as Markdown text; without the names of folders."""
 
+import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipeline.manifest import Manifest
+from finetune.card_scores import Row, Score, share_score
 from finetune.finished_run import FinishedRun
 from finetune.report_accuracy import EvaluationFile, with_error
+from finetune.report_facts import number
 from finetune.report_multi_label import MultiLabelFile
 from pretrain.feature_distill_config import FeatureDistillConfig
 from pretrain.supervised_config import SupervisedConfig
 
 _MOST_CLASSES = 50
-_HUB = "Hub dataset "  # as data_pipeline/table_source.py describes one
 _ON_HUB = "hf://"
+# As data_pipeline/table_source.py and streamed_dataset.py describe a dataset of the Hub.
+_FROM_HUB = re.compile(r"(?:Hub dataset|stream of) ([\w.-]+(?:/[\w.-]+)?)")
+_DATASET = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)(?:[@/].*)?")
 
-Row = tuple[str, str]
+
+@dataclass(frozen=True)
+class Neighbours:
+    """What a run without labels has measured of its encoder at its end, by a few of the images of a split."""
+
+    split: str
+    images: int
+    train_images: int
+    scores: tuple[Score, ...]
 
 
 @dataclass(frozen=True)
@@ -36,15 +50,16 @@ def model_name(where: str) -> str:
     return plain(where.removeprefix(_ON_HUB) if where.startswith(_ON_HUB) else Path(where).name)
 
 
-def hub_dataset(manifest: Manifest) -> str | None:
-    """The name on the Hub of the dataset that the images came from; None if they came from elsewhere."""
-    source = str(manifest.made.get("source", ""))
-    return source.removeprefix(_HUB) if source.startswith(_HUB) else None
+def hub_datasets(manifest: Manifest) -> tuple[str, ...]:
+    """The names on the Hub of the dataset itself, and of the one that its images came from, where they have one."""
+    itself = _DATASET.fullmatch(str(manifest.folder))
+    source = _FROM_HUB.fullmatch(str(manifest.made.get("source", "")))
+    return tuple(dict.fromkeys(found[1] for found in (itself, source) if found is not None))
 
 
 def data_name(manifest: Manifest) -> str:
     """The dataset's name on the Hub, otherwise that of its folder."""
-    return hub_dataset(manifest) or manifest.folder.resolve().name
+    return next(iter(hub_datasets(manifest)), None) or manifest.folder.resolve().name
 
 
 def class_names(run: FinishedRun) -> str:
@@ -75,17 +90,41 @@ def results(run: FinishedRun) -> Results | None:
         rows = found.rows if isinstance(found, MultiLabelFile) else _rows(found)
         left_out = f"; {found.undecodable:,} more do not decode" if found.undecodable else ""
         return Results(rows, f"{found.images:,} images of {name}, split {plain(found.split)}, each once{left_out}")
-    neighbours = [line["knn_top1"] for line in run.folder.read_metrics() if "knn_top1" in line]
-    if not neighbours or isinstance(run.config, SupervisedConfig):
+    neighbours = nearest_neighbours(run)
+    if neighbours is None:
         return None
-    config, knn = run.config, run.config.knn
-    most = min(knn.most_held_out, run.manifest.split(config.held_out).present)
-    train = min(knn.most_train, run.manifest.split(config.split).present)
     images = (
-        f"{most:,} images of {name}, split {plain(config.held_out)}, each once, compared by {_compared(run)} with "
-        f"{train:,} training images"
+        f"{neighbours.images:,} images of {name}, split {plain(neighbours.split)}, each once, compared by "
+        f"{_compared(run)} with {neighbours.train_images:,} training images"
     )
-    return Results(((f"Top-1 of the {knn.neighbours} nearest neighbours", f"{neighbours[-1]:.2%}"),), images)
+    return Results(tuple(_with_intervals(neighbours)), images)
+
+
+def nearest_neighbours(run: FinishedRun) -> Neighbours | None:
+    """Of an encoder the last accuracies by its nearest neighbours and by ridge regression, in metrics.jsonl."""
+    config = run.config
+    if isinstance(config, SupervisedConfig):
+        return None
+    found = [line for line in run.folder.read_metrics() if math.isfinite(number(line.get("knn_top1")))]
+    if not found:
+        return None
+    knn = config.knn
+    images = min(knn.most_held_out, run.manifest.split(config.held_out).present)
+    train = min(knn.most_train, run.manifest.split(config.split).present)
+    names = {
+        "knn_top1": f"Top-1 of the {knn.neighbours} nearest neighbours",
+        "linear_top1": "Top-1 of ridge regression",
+    }
+    shares = {name: number(found[-1].get(field)) for field, name in names.items()}
+    scores = [share_score(name, top1, images, config.seed) for name, top1 in shares.items() if math.isfinite(top1)]
+    return Neighbours(config.held_out, images, train, tuple(scores))
+
+
+def _with_intervals(neighbours: Neighbours) -> Iterator[Row]:
+    for score in neighbours.scores:
+        low, high = score.details["confidence_interval"]
+        yield score.name, f"{score.value:.2%}"
+        yield f"{score.name}, {100 * score.details['level']:g} % interval", f"{low:.2%} to {high:.2%}"
 
 
 def is_by_class_token(run: FinishedRun) -> bool:
@@ -121,7 +160,7 @@ def per_class(run: FinishedRun) -> list[tuple[str, str, str]]:
             for name, images, share in shares
         ]
     rows = []
-    for number, (name, counts) in enumerate(zip(found.classes, found.confusion, strict=True)):
+    for place, (name, counts) in enumerate(zip(found.classes, found.confusion, strict=True)):
         images = sum(counts)
-        rows.append((plain(name), f"{images:,}", f"{counts[number] / images:.1%}" if images else "no images"))
+        rows.append((plain(name), f"{images:,}", f"{counts[place] / images:.1%}" if images else "no images"))
     return rows

@@ -86,7 +86,7 @@ def _method(run: FinishedRun) -> str:
         is_third = config.augmentation.three_augment
         return f"trained on labels alone, as {'DeiT III (arXiv:2204.07118)' if is_third else 'DeiT (arXiv:2012.12877)'}"
     if isinstance(config, ClassifyConfig):
-        return "fine-tuned as a classifier"
+        return "trained as a classifier" if run.started_from == SCRATCH else "fine-tuned as a classifier"
     if isinstance(config, SupervisedConfig):
         return "trained on labels alone, to be the teacher of another model"
     return "pre-trained as a masked autoencoder (arXiv:2111.06377)"

@@ -43,7 +43,7 @@ def evaluation_view(source: ModelSource, crop: float | None, split: Split) -> Vi
     """
     own, size = source.preparation, source.backbone.size
     is_picture = (split.channels, split.dtype) == (3, "uint8")
-    if crop is None and source.is_folder and not source.is_ours and is_picture:
+    if crop is None and source.is_described and not source.is_ours and is_picture:
         return StockView(size, own.interpolation, own.crop_fraction, own.crop_mode, source.normalization.mean)
     return CenterCrop(size, own.crop_fraction if crop is None else crop)
 
@@ -117,10 +117,11 @@ def feature_identity(encoder: FrozenEncoder, part: Part, samples: Integers, view
     """All that features of samples depend on, as plain JSON: the name under which they are kept."""
     source, split = encoder.source, part.manifest.split(part.split)
     config = source.path / "config.json"
+    built = repr((source.backbone, source.normalization, source.stated))
     return {
         "format": _FORMAT,
         "weights": source.sha256,
-        "config": _sha256(config.read_bytes()) if source.is_folder else repr(source.backbone),
+        "config": _sha256(config.read_bytes()) if source.is_folder else built,
         "features": list(encoder.pieces),
         "split": split.fingerprint,
         "samples": _sha256(samples.tobytes()),

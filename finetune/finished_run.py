@@ -100,9 +100,19 @@ class FinishedRun:
             encoder = create_classifier(config.encoder, classes=0, pool="token", drop_path=0.0)
             load_weights(self.checkpoint, encoder, within="encoder.", averaged=averaged)
             return encoder.eval()
+        return self.rebuild_autoencoder().encoder
+
+    def rebuild_autoencoder(self) -> MaskedAutoencoder:
+        """The same of a run of masked autoencoding, with its decoder.
+
+        Raises:
+            ValueError: the checkpoint is of another model.
+        """
+        assert isinstance(self.config, MaeConfig)
+        config = self.config
         autoencoder = MaskedAutoencoder(create_encoder(config.encoder), config.decoder, config.objective)
         load_weights(self.checkpoint, autoencoder)
-        return autoencoder.encoder.eval()
+        return autoencoder.eval()
 
 
 def read_finished(

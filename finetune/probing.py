@@ -70,6 +70,7 @@ def probe(recipe: str, config: ProbeConfig, world: World, console: Console | Non
         results |= _measure(config, encoder, learnt, asked, own.console, classes=manifest.classes)
         result = {
             "model": str(source.path),
+            "model_sha256": source.sha256,
             "data": redact(config.data),
             "split": config.split,
             "held_out": config.held_out,

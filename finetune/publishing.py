@@ -1,63 +1,87 @@
 """Publishing: a model folder is put together aside, proven, described, and only then gets its name."""
 
 import os
-import shutil
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from torch import nn
-
+from finetune.card_facts import data_name, is_by_class_token
+from finetune.card_figures import write_figures
+from finetune.card_results import read_results
 from finetune.finished_run import FinishedRun, read_finished
-from finetune.model_card import Published, find_licence, render_card
-from finetune.proof import Proof, gather_inputs, prove
+from finetune.formats import describe, write_model
+from finetune.licences import find_licence
+from finetune.model_card import Published, render_card
+from finetune.proof import OUTPUTS, Proof, check_library, hashes_in, library_of, prove, whose
+from finetune.proof_inputs import Inputs, drawn_pixels, gather_inputs
+from finetune.proof_record import (
+    CARD,
+    PROOF,
+    Checkpoint,
+    Record,
+    Recorded,
+    read_record,
+    write_record,
+    write_recorded,
+)
 from finetune.publish_config import PublishConfig
-from launch.atomic import explain_full_disk, replaced_folder, write_json
+from finetune.published_model import PublishedModel, choose_model
+from finetune.snippets import Place, Snippet, run_snippets, write_snippets
+from finetune.uploading import upload
+from launch.atomic import explain_full_disk, replaced_folder
 from launch.console import Console
 from launch.file_hash import file_sha256
-from launch.strict_json import read_json, to_json
 from pretrain.model_folder import WEIGHTS
 
-PROOF, CARD = "proof.json", "README.md"
-_FORMAT = "sherd-proof"
-_EXPORTED = (WEIGHTS, "config.json")
-
-
-@dataclass(frozen=True)
-class _Weights:
-    """The checkpoint that was the measure: the step and the SHA-256 of its weights file."""
-
-    step: int
-    sha256: str
+_RECORDED = 8  # images whose outputs go along: tokens of a large encoder take megabytes each
 
 
 def publish(config: PublishConfig, console: Console) -> Proof:
-    """Write the model folder, whole or not at all.
+    """Write the model folder, whole or not at all, and upload it where that is asked for.
 
     Raises:
-        ValueError: the run is not finished, the exported model is not the checkpoint's, or the folder holds something
-            that publishing has not written.
+        ValueError: the run is not finished, the format cannot express its model, the exported model is not the
+            checkpoint's, or the folder or the repository holds something that publishing has not written.
     """
+    assert config.run is not None
+    assert config.out is not None
     out = Path(os.path.abspath(config.out))
     check_replaceable(out)
     run = read_finished(config.run, config.data, console.say, which=config.which)
-    what = f"classifier of {run.exported.classes} classes" if run.exported.classes else "encoder"
+    model = choose_model(run, decoder=config.decoder)
+    check_library(config.format, model.compared)
+    licence, measured = find_licence(config.license, run), read_results(config.results, run)
+    description = describe(config.format, run, model)
+    what = f"classifier of {run.exported.classes} classes" if run.exported.classes else model.kind
     console.say(f"{config.run}: {what}, recipe {run.recipe}, done at step {run.checkpoint.step:,}")
-    size = sum((run.exported.path / file).stat().st_size for file in _EXPORTED)
+    size = sum(tensor.nbytes for tensor in model.model.state_dict().values())
     with explain_full_disk(out, size), replaced_folder(out, partial(check_replaceable, out)) as staged:
-        for file in _EXPORTED:
-            shutil.copyfile(run.exported.path / file, staged / file)
-        model = run.rebuild()
-        proof = _prove(run, model, staged, console)
-        weights = _Weights(run.checkpoint.step, file_sha256(run.checkpoint.path / WEIGHTS))
-        card = render_card(Published(out.name, run, model, proof, find_licence(config.license, run)))
-        (staged / CARD).write_text(card, encoding="utf-8")
-        files = {**proof.files, CARD: file_sha256(staged / CARD)}
-        written = {"format": _FORMAT, "version": 1, "checkpoint": to_json(weights), **to_json(proof), "files": files}
-        write_json(staged / PROOF, written)
-    console.say(f"done: {config.out} holds {', '.join((*_EXPORTED, CARD, PROOF))}")
+        write_model(config.format, run, model, description, staged)
+        inputs = gather_inputs(run.held_out, run.view, run.exported.normalization)
+        proof = _prove(config, run, model, inputs, folder=staged, console=console)
+        figures = write_figures(run, staged, pictures=config.share_images)
+        record = _record(config, run, model, inputs, proof=proof, folder=staged)
+        card = Published(
+            out.name,
+            run,
+            model.model,
+            replace(proof, files=hashes_in(staged)),
+            licence,
+            library="transformers" if config.format == "transformers" else "timm",
+            figures=figures,
+            measured=measured,
+            snippets=_snippets(config, run, model, inputs, folder=staged, name=out.name),
+            is_on_hub=config.push is not None,
+            shares_images=config.share_images,
+        )
+        (staged / CARD).write_text(render_card(card), encoding="utf-8")
+        record = replace(record, proof=replace(proof, files=hashes_in(staged)))
+        write_record(staged, record)
+    console.say(f"done: {config.out} holds {', '.join((*record.proof.files, PROOF))}")
     console.say(f"largest difference to the checkpoint: {proof.largest_difference:.3g}, at most {proof.tolerance:g}")
-    console.say(f'load it with: timm.create_model("local-dir:{config.out}", pretrained=True)')
+    console.say(f"check it anywhere with: python finetune/publish.py --verify {config.out}")
+    if config.push is not None:
+        upload(out, config, card.snippets, inputs, console=console)
     return proof
 
 
@@ -68,33 +92,61 @@ def check_replaceable(out: Path) -> None:
     another = "give another --out, or move it away"
     if not out.is_dir() or out.is_symlink():
         raise ValueError(f"--out {out}: expected a new or an empty folder, found a file or a link; {another}")
-    found = {path.name: path for path in out.iterdir()}
-    proof = read_json(out / PROOF) if PROOF in found else {}
-    if proof.get("format") != _FORMAT:
+    if not (out / PROOF).is_file():
+        found = sorted(path.name for path in out.iterdir())
         raise ValueError(
             f"--out {out}: expected a new folder or one that publish.py has written, found one without its {PROOF}, "
-            f"with {', '.join(sorted(found)[:3])}; {another}"
+            f"with {', '.join(found[:3])}; {another}"
         )
-    for name, path in sorted(found.items()):
-        if name == PROOF:
-            continue
-        if name not in proof.get("files", {}):
-            raise ValueError(f"--out {out}: holds {name}, which publish.py has not written; {another}")
-        if path.is_symlink() or not path.is_file() or file_sha256(path) != proof["files"][name]:
-            raise ValueError(f"--out {out}: {name} has been changed since publish.py wrote it; {another}")
+    try:
+        read_record(out)
+    except ValueError as error:
+        raise ValueError(f"--out {error}, {another}") from error
 
 
-def _prove(run: FinishedRun, model: nn.Module, staged: Path, console: Console) -> Proof:
-    inputs = gather_inputs(run.held_out, run.view, run.exported.normalization)
+def _prove(
+    config: PublishConfig, run: FinishedRun, model: PublishedModel, inputs: Inputs, *, folder: Path, console: Console
+) -> Proof:
+    library = library_of(config.format, model.compared)
     console.say(
-        f"computing {len(inputs.images)} images of {run.manifest.folder} [{inputs.part.split}] with "
-        f"{run.checkpoint.path}, and with the model in a process that has timm but not sherd"
+        f"computing {len(inputs.pixels)} images of {run.manifest.folder} [{inputs.part.split}] with "
+        f"{run.checkpoint.path}, and with the model in a process that has {library} but not sherd"
     )
-    proof = prove(staged, model, inputs, run.class_names)
+    proof = prove(config.format, folder, model, inputs, run.class_names)
     stock = proof.stock_preparation
-    same_class = "" if stock.top1_agrees is None else f"{stock.top1_agrees} of {proof.images} in the same top-1 class, "
-    console.say(
-        f"{proof.compared} differ by {proof.largest_difference:.3g} at most; with timm's own preparation of the images "
-        f"{same_class}by {stock.largest_difference:.3g} at most"
-    )
+    told = f"{OUTPUTS[proof.compared]} differ by {proof.largest_difference:.3g} at most"
+    if stock is not None:
+        same = "" if stock.top1_agrees is None else f"{stock.top1_agrees} of {proof.images} in the same top-1 class, "
+        told += f"; with {whose(library)} own preparation of the images {same}by {stock.largest_difference:.3g} at most"
+    console.say(told)
     return proof
+
+
+def _record(
+    config: PublishConfig, run: FinishedRun, model: PublishedModel, inputs: Inputs, *, proof: Proof, folder: Path
+) -> Record:
+    """Keep a few inputs with what the checkpoint computes from them; the record, without the card's hash."""
+    pixels = inputs.pixels[:_RECORDED]
+    shown = f"the first of {data_name(run.manifest)}, split {inputs.part.split}, as prepared for evaluation"
+    if not config.share_images:
+        pixels, shown = drawn_pixels(pixels), "random pixels"
+    given = model.inputs(replace(inputs, pixels=pixels).images)
+    write_recorded(folder, Recorded(pixels, given.get("noise"), model.compute(given)))
+    checkpoint = Checkpoint(run.checkpoint.step, file_sha256(run.checkpoint.path / WEIGHTS))
+    return Record(proof, checkpoint, inputs.normalization, len(pixels), shown)
+
+
+def _snippets(
+    config: PublishConfig, run: FinishedRun, model: PublishedModel, inputs: Inputs, *, folder: Path, name: str
+) -> tuple[Snippet, ...]:
+    """The card's lines and what they print: run here on the folder, and once more from the Hub when all is there."""
+    by_class_token = is_by_class_token(run)
+    here = Place(name)
+    snippets = run_snippets(
+        write_snippets(config.format, run, model, here, by_class_token=by_class_token), folder, here, inputs
+    )
+    if config.push is None:
+        return snippets
+    there = Place(name, config.push, config.hub.tag or config.hub.revision)
+    lines = write_snippets(config.format, run, model, there, by_class_token=by_class_token)
+    return tuple(replace(line, printed=ran.printed) for line, ran in zip(lines, snippets, strict=True))

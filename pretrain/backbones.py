@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from pretrain.architectures import build
 from pretrain.checkpoint import check_fit
 from pretrain.config import EncoderConfig
-from pretrain.encoder import create_encoder
 from pretrain.model_source import ModelSource
 from pretrain.positions import Interpolation, interpolate_positions
 
@@ -38,10 +37,10 @@ def restore(source: ModelSource, *, headless: bool = False) -> nn.Module:
         ValueError: the weights do not fit what config.json describes, or timm cannot build that.
     """
     tensors = source.tensors()
-    if not source.is_folder:
-        model: nn.Module = create_encoder(source.backbone.plain)
-    else:
+    if source.is_folder:
         model = build(f"local-dir:{source.path}", {"num_classes": 0} if headless else {}, 0)
+    else:
+        model = source.build(0 if headless else source.classes)
     if headless:
         head = (*head_names(model), *_head_prefixes(model))
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(head)}
@@ -68,13 +67,14 @@ def load_plain(
         ValueError: names or shapes that do not fit.
     """
     tensors, old = source.tensors(), source.backbone.plain
+    _check_axes(tensors, model, old, source)
     # A head belongs to the norm before it: what another head was trained on tells nothing to a new one.
     unused = [] if keeps_head else ["head.weight", "head.bias", "fc_norm.weight", "fc_norm.bias"]
     expected = model.state_dict()
     if "norm.weight" not in expected:
         unused += ["norm.weight", "norm.bias"]
     left_out = tuple(name for name in unused if tensors.pop(name, None) is not None)
-    resized = []
+    resized = [*source.remarks]
     if "pos_embed" in tensors and old.grid != config.grid:
         tensors["pos_embed"] = interpolate_positions(tensors["pos_embed"], old.grid, config.grid, mode)
         resized.append(f"positions interpolated from {_by(old.grid)} to {_by(config.grid)} patches as {mode} does")
@@ -102,7 +102,11 @@ def load_other(model: nn.Module, source: ModelSource, *, keeps_head: bool) -> Lo
     kept = {name: tensor for name, tensor in tensors.items() if name not in left_out}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch's, of how timm calls it
-        adapted = dict(_checkpoint_filter(model)(kept, model))
+        try:
+            adapted = dict(_checkpoint_filter(model)(kept, model))
+        except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            check_fit(kept, model.state_dict(), str(source.weights))  # which names what timm could not resize
+            raise ValueError(f"{source.weights}: timm cannot adapt these weights to the model ({error})") from error
     expected = model.state_dict()
     fresh = tuple(name for name in expected if name not in adapted and name.startswith((*own, _OWN_NORM)))
     resized = tuple(
@@ -111,7 +115,7 @@ def load_other(model: nn.Module, source: ModelSource, *, keeps_head: bool) -> Lo
         if name in kept and kept[name].shape != tensor.shape
     )
     _fill(model, adapted, fresh, source)
-    return Loaded(fresh, left_out, resized)
+    return Loaded(fresh, left_out, (*source.remarks, *resized))
 
 
 def _fill(model: nn.Module, tensors: Mapping[str, Tensor], fresh: tuple[str, ...], source: ModelSource) -> None:
@@ -119,6 +123,15 @@ def _fill(model: nn.Module, tensors: Mapping[str, Tensor], fresh: tuple[str, ...
     needed = {name: tensor for name, tensor in expected.items() if name not in fresh}
     check_fit(tensors, needed, str(source.weights))
     model.load_state_dict({**{name: expected[name] for name in fresh}, **tensors})
+
+
+def _check_axes(tensors: Mapping[str, Tensor], model: nn.Module, old: EncoderConfig, source: ModelSource) -> None:
+    """Refuse positions and a patch embedding that cannot be resized."""
+    expected = model.state_dict()
+    width = expected["pos_embed"].shape[2]
+    sizes = {"pos_embed": (1, 1 + old.patches, width), _PATCHES: (width, old.channels, *old.patch_size)}
+    resizable = {name: expected[name].new_empty(size, device="meta") for name, size in sizes.items()}
+    check_fit({name: tensors[name] for name in sizes if name in tensors}, resizable, str(source.weights))
 
 
 def _head_prefixes(model: nn.Module) -> tuple[str, ...]:

@@ -268,6 +268,11 @@ def check_fit(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], whe
         for name in sorted(expected.keys() & tensors.keys())
         if tensors[name].shape != expected[name].shape
     ]
+    shapes += [
+        f"{name} in {tensors[name].dtype} instead of {expected[name].dtype}"
+        for name in sorted(expected.keys() & tensors.keys())
+        if tensors[name].is_floating_point() != expected[name].is_floating_point()
+    ]
     if missing or extra or shapes:
         raise ValueError(
             f"{where} does not fit the model: missing {_some(missing)}; not expected {_some(extra)}; "

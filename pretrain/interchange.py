@@ -5,21 +5,22 @@ Weights of a vision transformer that was trained otherwise serve as an encoder a
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 from torch import Tensor
 
 from launch.redaction import redact
-from pretrain.key_tables import LEFT_OUT, features_of, rename
+from pretrain.key_tables import LEFT_OUT
 from pretrain.masked_autoencoder import MaskedAutoencoder
 from pretrain.position_transfer import METHODS, Transferred, transfer_positions
 from pretrain.positions import Interpolation
-from pretrain.stated_config import Size, Stated, stated_by
-from pretrain.weight_files import read_weight_file, some
+from pretrain.renaming import Layout, bare, layout_of, read_renamed, unlike_plain
+from pretrain.stated_config import NORM_EPSILON, Size, Stated, stated_by
+from pretrain.weight_files import some
 from pretrain.weight_fit import POSITIONS, check_fit, heads_of
 
-Layout = Literal["facebook", "timm", "transformers"]
 _ENCODER = "encoder."
+_OF_ENCODER = ("cls_token", "pos_embed", "patch_embed.", "blocks.", "norm.")
+_OF_DECODER = ("mask_token", "decoder_")
 _FINAL_NORM = ("encoder.norm.weight", "encoder.norm.bias")
 
 
@@ -50,34 +51,25 @@ def read_weights(where: str, option: str) -> Weights:
     Raises:
         ValueError: nothing there, not readable, another kind of model; the message begins with `option`.
     """
-    file, said = read_weight_file(where, option), f"{option} {redact(where)}"
-    renamed = rename(file.tensors)
-    if renamed is None:
-        if "encoder.patch_embed.proj.weight" in file.tensors:
-            raise ValueError(f"{said}: the weights of a checkpoint of sherd; give its folder, or the run's")
-        raise ValueError(
-            f"{said}: not in the layout of facebook's MAE, timm or Transformers: found {some(list(file.tensors))}; "
-            "expected patch_embed.proj.weight or embeddings.patch_embeddings.projection.weight, and what goes with it"
-        )
-    if renamed.naming == "transformers":
-        layout: Layout = "transformers"
-    else:
-        is_facebooks = file.path.suffix in (".pth", ".pt") or "decoder_pred.weight" in renamed.tensors
-        layout = "facebook" if is_facebooks else "timm"
-    if renamed.unknown or renamed.incomplete:
-        features = features_of(renamed.unknown)
-        what = f" ({', '.join(features)})" if features else ""
-        raise ValueError(
-            f"{said}: not a plain vision transformer or masked autoencoder in the layout of {layout}: unknown "
-            f"{some(renamed.unknown)}{what}; missing or in unlike pieces {some(renamed.incomplete)}; give weights of a "
-            "plain one"
-        )
+    file, renamed = read_renamed(where, option)
+    said, layout = f"{option} {redact(where)}", layout_of(file, renamed)
+    tensors: dict[str, Tensor] = {}
+    heads, others = [], []
+    for name, tensor in renamed.tensors.items():
+        if name.startswith(_OF_ENCODER):
+            tensors[f"{_ENCODER}{name}"] = tensor
+        elif name.startswith(_OF_DECODER):
+            tensors[name] = tensor
+        else:
+            (heads if name.partition(".")[0] in LEFT_OUT else others).extend(renamed.sources[name])
+    if others:
+        raise ValueError(unlike_plain(said, layout, tuple(others)))
     stated = stated_by(file.config)
     if stated.activation not in (None, "gelu"):
         raise ValueError(
             f"{said}: its blocks have the activation {stated.activation}, expected gelu; give other weights"
         )
-    return Weights(redact(where), layout, renamed.tensors, renamed.left_out, stated, file.rounded)
+    return Weights(redact(where), layout, tensors, (*heads, *renamed.left_out), stated, file.rounded)
 
 
 def start_from(model: MaskedAutoencoder, weights: Weights, *, new_decoder: bool, option: str) -> list[str]:
@@ -144,7 +136,12 @@ def _about_what_is_new(weights: Weights, *, new_decoder: bool, without_norm: boo
         told.append(f"its numbers were {' and '.join(weights.rounded)}, and are float32 now")
     reasons: dict[str, list[str]] = {}
     for name in weights.left_out:
-        reasons.setdefault(LEFT_OUT[name.removeprefix("vit.").partition(".")[0]], []).append(name)
+        reasons.setdefault(LEFT_OUT[bare(name).partition(".")[0]], []).append(name)
+    if weights.stated.norm_epsilon not in (None, NORM_EPSILON):
+        told.append(
+            f"its norms add {weights.stated.norm_epsilon:g} to the variance, here it is {NORM_EPSILON:g}: what the "
+            "model computes is a little different"
+        )
     told += [f"left out of it: {some(names)}: {reason}" for reason, names in reasons.items()]
     if without_norm:
         told.append("the encoder's final norm begins anew: the weights have one after pooling instead")

@@ -1,96 +1,126 @@
-"""What others call the tensors of a masked autoencoder, or of a plain vision transformer.
+"""What others call the tensors of a plain vision transformer, its heads and a masked autoencoder's decoder.
 
-Facebook's files and timm share their names; ours are the same, with `encoder.` before those of the encoder.
-Transformers has three: what version 4 wrote, what version 5 writes (the same, but for the decoder's blocks) and what
-version 5 has in memory. Each splits attn.qkv into its three, of whose rows ours are the concatenation.
+The names that facebook's files and timm share (`blocks.0.attn.qkv.weight`, `decoder_pred.bias`) are the measure. Every
+table has them on its left, and is read both ways; Transformers splits attn.qkv in three, whose rows laid end to end are
+those of the shared tensor.
 """
 
 import re
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
-
-import torch
-from torch import Tensor
+from typing import Literal
 
 Naming = Literal["shared", "transformers"]
-
-
-class Piece(NamedTuple):
-    """A tensor of ours of which a foreign one is piece `index` of `count`, along the first axis."""
-
-    name: str
-    index: int = 0
-    count: int = 1
+Table = Mapping[str, tuple[str, ...]]
+"""Shared names, and what another library calls the pieces of each, in order along the first axis."""
 
 
 @dataclass(frozen=True)
-class Renamed:
-    """Tensors by our names; foreign names that are left out; those not known, or naming what another named already; and
-    our names whose pieces are not all there, or not alike."""
+class Tables:
+    """Names of modules and lone tensors: outside blocks, of the lists of blocks, and within a block."""
 
-    naming: Naming
-    tensors: dict[str, Tensor]
-    left_out: tuple[str, ...]
-    unknown: tuple[str, ...]
-    incomplete: tuple[str, ...]
+    top: Table
+    lists: Mapping[str, str]
+    block: Table
 
 
-_SHARED = {
-    "cls_token": "encoder.cls_token",
-    "pos_embed": "encoder.pos_embed",
-    "patch_embed.proj": "encoder.patch_embed.proj",
-    "norm": "encoder.norm",
-    "mask_token": "mask_token",
-    "decoder_pos_embed": "decoder_pos_embed",
-    "decoder_embed": "decoder_embed",
-    "decoder_norm": "decoder_norm",
-    "decoder_pred": "decoder_pred",
+def _same(*names: str) -> Table:
+    return {name: (name,) for name in names}
+
+
+_ENCODER = ("cls_token", "pos_embed", "patch_embed.proj", "norm")
+_DECODER = ("mask_token", "decoder_pos_embed", "decoder_embed", "decoder_norm", "decoder_pred")
+_HEADS = ("fc_norm", "head", "dist_token", "head_dist")
+_BLOCK = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+
+FACEBOOK = Tables(
+    top=_same(*_ENCODER, *_HEADS, *_DECODER),
+    lists={"blocks": "blocks", "decoder_blocks": "decoder_blocks"},
+    block={**_same(*_BLOCK), "ls1.gamma": ("gamma_1",), "ls2.gamma": ("gamma_2",)},
+)
+"""MAE's and DeiT's files; the layer scale is DeiT III's."""
+
+_TIMM = Tables(
+    top=FACEBOOK.top,
+    lists=FACEBOOK.lists,
+    # Layer scale and query-key norms: some encoders that timm builds by name have them.
+    block=_same(*_BLOCK, "ls1.gamma", "ls2.gamma", "attn.q_norm", "attn.k_norm"),
+)
+
+_VIT: Table = {
+    "cls_token": ("embeddings.cls_token",),
+    "pos_embed": ("embeddings.position_embeddings",),
+    "patch_embed.proj": ("embeddings.patch_embeddings.projection",),
+    "norm": ("layernorm",),
 }
-_SHARED_BLOCKS = {"blocks": "encoder.blocks", "decoder_blocks": "decoder_blocks"}
-# Layer scale and query-key norms: some encoders that timm builds by name have them.
-_SHARED_BLOCK = {
-    name: Piece(name)
-    for name in (
-        *("norm1", "attn.qkv", "attn.q_norm", "attn.k_norm", "attn.proj", "ls1"),
-        *("norm2", "mlp.fc1", "mlp.fc2", "ls2"),
-    )
+_DEIT: Table = {**_VIT, "dist_token": ("embeddings.distillation_token",)}
+_MAE_DECODER: Table = {
+    "mask_token": ("decoder.mask_token",),
+    "decoder_pos_embed": ("decoder.decoder_pos_embed",),
+    "decoder_embed": ("decoder.decoder_embed",),
+    "decoder_norm": ("decoder.decoder_norm",),
+    "decoder_pred": ("decoder.decoder_pred",),
+}
+_LAYER: Table = {
+    "norm1": ("layernorm_before",),
+    "attn.qkv": ("attention.attention.query", "attention.attention.key", "attention.attention.value"),
+    "attn.proj": ("attention.output.dense",),
+    "norm2": ("layernorm_after",),
+    "mlp.fc1": ("intermediate.dense",),
+    "mlp.fc2": ("output.dense",),
 }
 
-_TRANSFORMERS = {
-    "embeddings.cls_token": "encoder.cls_token",
-    "embeddings.position_embeddings": "encoder.pos_embed",
-    "embeddings.patch_embeddings.projection": "encoder.patch_embed.proj",
-    "layernorm": "encoder.norm",
-    "decoder.mask_token": "mask_token",
-    "decoder.decoder_pos_embed": "decoder_pos_embed",
-    "decoder.decoder_embed": "decoder_embed",
-    "decoder.decoder_norm": "decoder_norm",
-    "decoder.decoder_pred": "decoder_pred",
+
+def _inside(prefix: str, table: Table) -> Table:
+    return {ours: tuple(f"{prefix}.{theirs}" for theirs in pieces) for ours, pieces in table.items()}
+
+
+TRANSFORMERS = {
+    "encoder": Tables(_VIT, {"blocks": "encoder.layer"}, _LAYER),
+    "classifier": Tables(
+        {**_inside("vit", _VIT), "head": ("classifier",)},
+        {"blocks": "vit.encoder.layer"},
+        _LAYER,
+    ),
+    "distilled": Tables(
+        {**_inside("deit", _DEIT), "head": ("cls_classifier",), "head_dist": ("distillation_classifier",)},
+        {"blocks": "deit.encoder.layer"},
+        _LAYER,
+    ),
+    "autoencoder": Tables(
+        {**_inside("vit", _VIT), **_MAE_DECODER},
+        {"blocks": "vit.encoder.layer", "decoder_blocks": "decoder.decoder_layers"},
+        _LAYER,
+    ),
 }
-_TRANSFORMERS_BLOCKS = {
-    "encoder.layer": "encoder.blocks",
-    "decoder.decoder_layers": "decoder_blocks",
-    "decoder.decoder_encoder.layer": "decoder_blocks",
-    "layers": "encoder.blocks",
+"""What version 4 writes, and both 4 and 5 read, of ViTModel, ViTForImageClassification,
+DeiTForImageClassificationWithTeacher and ViTMAEForPreTraining."""
+
+# Read, never written: all of the above without their prefixes, and the two ways of version 5 to name its blocks.
+_ANY_TRANSFORMERS = Tables(
+    top={**_DEIT, **_MAE_DECODER, "head": ("classifier",), "head_dist": ("distillation_classifier",)},
+    lists={"blocks": "encoder.layer", "decoder_blocks": "decoder.decoder_layers"},
+    block=_LAYER,
+)
+_OTHER_HEAD: Table = {"head": ("cls_classifier",)}
+_WRITTEN_BY_5 = Tables({}, {"decoder_blocks": "decoder.decoder_encoder.layer"}, _LAYER)
+_IN_MEMORY_OF_5 = Tables(
+    top={},
+    lists={"blocks": "layers", "decoder_blocks": "decoder.decoder_layers"},
+    block={
+        "attn.qkv": ("attention.q_proj", "attention.k_proj", "attention.v_proj"),
+        "attn.proj": ("attention.o_proj",),
+        "norm1": ("layernorm_before",),
+        "norm2": ("layernorm_after",),
+        "mlp.fc1": ("mlp.fc1",),
+        "mlp.fc2": ("mlp.fc2",),
+    },
+)
+READ: Mapping[Naming, tuple[Tables, ...]] = {
+    "shared": (_TIMM, FACEBOOK),
+    "transformers": (_ANY_TRANSFORMERS, Tables(_OTHER_HEAD, {}, {}), _WRITTEN_BY_5, _IN_MEMORY_OF_5),
 }
-_TRANSFORMERS_BLOCK = {
-    "layernorm_before": Piece("norm1"),
-    "attention.attention.query": Piece("attn.qkv", 0, 3),
-    "attention.attention.key": Piece("attn.qkv", 1, 3),
-    "attention.attention.value": Piece("attn.qkv", 2, 3),
-    "attention.output.dense": Piece("attn.proj"),
-    "layernorm_after": Piece("norm2"),
-    "intermediate.dense": Piece("mlp.fc1"),
-    "output.dense": Piece("mlp.fc2"),
-    "attention.q_proj": Piece("attn.qkv", 0, 3),
-    "attention.k_proj": Piece("attn.qkv", 1, 3),
-    "attention.v_proj": Piece("attn.qkv", 2, 3),
-    "attention.o_proj": Piece("attn.proj"),
-    "mlp.fc1": Piece("mlp.fc1"),
-    "mlp.fc2": Piece("mlp.fc2"),
-}
+"""The tables by which names are read, those of Transformers without the prefix of a model inside another."""
 
 LEFT_OUT = {
     "head": "the head of a classifier",
@@ -120,59 +150,24 @@ FEATURES = {
 """What a tensor belongs to that a plain vision transformer lacks, by a part of its name."""
 
 
-def rename(tensors: Mapping[str, Tensor]) -> Renamed | None:
-    """The tensors by our names, or None where no name shows whose they are: that of the patch projection does."""
-    if "patch_embed.proj.weight" in tensors:
-        naming: Naming = "shared"
-    elif any(f"{prefix}embeddings.patch_embeddings.projection.weight" in tensors for prefix in ("", "vit.")):
-        naming = "transformers"
-    else:
+def their_names(name: str, tables: Tables) -> tuple[str, ...] | None:
+    """What the pieces of a shared tensor are called in a layout, in order; None where it has no place for it."""
+    module, _, kind = name.rpartition(".")
+    match = re.fullmatch(r"(\D+)\.(\d+)\.(.+)", name)
+    if name in tables.top:
+        return tables.top[name]
+    if match is None:
+        return tuple(f"{theirs}.{kind}" for theirs in tables.top[module]) if module in tables.top else None
+    prefix = f"{tables.lists[match[1]]}.{match[2]}" if match[1] in tables.lists else None
+    inner, _, kind = match[3].rpartition(".")
+    if prefix is None:
         return None
-    found: defaultdict[str, dict[int, Tensor]] = defaultdict(dict)
-    counts: dict[str, int] = {}
-    left_out, unknown = [], []
-    for key, tensor in tensors.items():
-        piece = _piece(key, naming)
-        if piece is not None and piece.index not in found[piece.name]:
-            found[piece.name][piece.index] = tensor
-            counts[piece.name] = piece.count
-        elif piece is None and key.removeprefix("vit.").partition(".")[0] in LEFT_OUT:
-            left_out.append(key)
-        else:
-            unknown.append(key)
-    whole = {name: pieces for name, pieces in found.items() if _are_alike(pieces, counts[name])}
-    joined = {
-        name: pieces[0] if counts[name] == 1 else torch.cat([pieces[index] for index in sorted(pieces)])
-        for name, pieces in whole.items()
-    }
-    incomplete = tuple(name for name in found if name not in whole)
-    return Renamed(naming, joined, tuple(left_out), tuple(unknown), incomplete)
+    if match[3] in tables.block:
+        return tuple(f"{prefix}.{theirs}" for theirs in tables.block[match[3]])
+    return tuple(f"{prefix}.{theirs}.{kind}" for theirs in tables.block[inner]) if inner in tables.block else None
 
 
 def features_of(names: tuple[str, ...]) -> tuple[str, ...]:
     """What that a plain vision transformer lacks the names tell of, such as layer scale."""
     parts = (part for name in names for part in name.split("."))
     return tuple(dict.fromkeys(FEATURES[part] for part in parts if part in FEATURES))
-
-
-def _piece(key: str, naming: Naming) -> Piece | None:
-    if naming == "shared":
-        top, blocks, block = _SHARED, _SHARED_BLOCKS, _SHARED_BLOCK
-    else:
-        key = key.removeprefix("vit.")
-        top, blocks, block = _TRANSFORMERS, _TRANSFORMERS_BLOCKS, _TRANSFORMERS_BLOCK
-    module, dot, kind = key.rpartition(".")
-    if key in top:
-        return Piece(top[key])
-    if module in top:
-        return Piece(f"{top[module]}{dot}{kind}")
-    match = re.fullmatch(r"(\D+)\.(\d+)\.(.+)", module)
-    if match is None or match[1] not in blocks or match[3] not in block:
-        return None
-    name, index, count = block[match[3]]
-    return Piece(f"{blocks[match[1]]}.{match[2]}.{name}.{kind}", index, count)
-
-
-def _are_alike(pieces: Mapping[int, Tensor], count: int) -> bool:
-    shapes = {piece.shape for piece in pieces.values()}
-    return count == 1 or (len(pieces) == count and len(shapes) == 1 and len(shapes.pop()) > 0)

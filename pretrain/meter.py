@@ -91,7 +91,8 @@ class Meter:
 
         data_wait: share of the time in which training waited for data; on a GPU only while that had nothing to do.
         transfer_wait: in which the GPU waited for a copy, or for what is made of a batch ahead of its step.
-        save_stall: in which training waited for checkpoints. And each of `shares` by its name.
+        save_stall: in which training waited for checkpoints. And each of `shares` by its name. processes: how many
+        there are, so that device-hours can be summed up.
         """
         values = {name: self.world.mean(value) for name, value in logged.items()}
         seconds = time.perf_counter() - self._began
@@ -112,6 +113,7 @@ class Meter:
         if self.work is not None:
             result["mfu"] = self._images * self.work.flops / (seconds * self.work.rate * self.world.size)
         result["memory"] = peak_memory(self.world.device)
+        result["processes"] = self.world.size  # another start of the run may have had another number of them
         self.shown = {"loss": values["loss"], "data_wait": f"{result['data_wait']:.1%}"}
         if "mfu" in result:
             self.shown["mfu"] = f"{result['mfu']:.0%}"

@@ -1,4 +1,4 @@
-"""Where a model comes from: a run or model folder of sherd, a timm folder of anyone, or weights of others."""
+"""Where a model comes from: a run or model folder of sherd, a folder of timm, Transformers or facebook, or weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -6,31 +6,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from launch.file_hash import file_sha256
 from launch.redaction import redact
 from launch.strict_json import read_json
-from pretrain.architectures import complete, is_plain
+from pretrain.architectures import build, complete, is_plain, keywords
 from pretrain.backbone_config import BackboneConfig, Pool
+from pretrain.encoder import create_classifier, create_encoder
 from pretrain.interchange import read_weights
 from pretrain.model_folder import inside_run, written_by_sherd
 from pretrain.pixels import IMAGENET, Normalization
-from pretrain.weight_files import locate_weights, read_tensors, weights_in
+from pretrain.preprocessor_file import PREPROCESSOR, Preparation, read_preprocessor
+from pretrain.renaming import read_renamed
+from pretrain.stated_config import NORM_EPSILON
+from pretrain.stated_model import StatedModel, read_stated, states_model, with_two_heads
+from pretrain.weight_files import locate_weights, read_tensors, some, weights_in
 
-_ENCODER = "encoder."
 _POOLS: dict[str, Pool] = {"avg": "mean", "token": "token"}
 _NAMED = {"img_size", "patch_size", "in_chans", "global_pool", "num_classes"}
 _SIZES = {"embed_dim": "width", "depth": "depth", "num_heads": "heads"}
 
 
-@dataclass(frozen=True)
-class Preparation:
-    """How timm prepares an image for a model, in its own words: interpolation, crop_pct and crop_mode."""
-
-    interpolation: str
-    crop_fraction: float
-    crop_mode: str
+_UNKNOWN = Preparation("bicubic", 0.875, "center")
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,8 @@ class ModelSource:
     """A model that exists; `classes` is 0, and `class_names` None, where it has no head.
 
     `name` is as the user gave it, without credentials; `path` the folder or file; `pool` what its head saw, as far as
-    it is known. `is_folder`: timm builds the model from the folder's config.json.
+    it is known. `is_folder`: timm builds the model from the folder's config.json; `stated`: a folder of Transformers or
+    of facebook's layout says all of it. Without either the weights are those of an encoder, and its sizes were given.
     """
 
     name: str
@@ -51,6 +50,23 @@ class ModelSource:
     pool: Pool
     is_ours: bool
     is_folder: bool
+    stated: StatedModel | None = None
+
+    @property
+    def is_described(self) -> bool:
+        """Whether the folder itself says what the model is and how its images are prepared."""
+        return self.is_folder or self.stated is not None
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is different in a model with these weights that is built as all others here, a sentence each."""
+        epsilon = NORM_EPSILON if self.stated is None else self.stated.norm_epsilon
+        if epsilon == NORM_EPSILON:
+            return ()
+        return (
+            f"its norms add {epsilon:g} to the variance, here it is {NORM_EPSILON:g}: what the model computes is a "
+            "little different",
+        )
 
     @property
     def weights(self) -> Path:
@@ -69,25 +85,58 @@ class ModelSource:
             ValueError: the file is absent, damaged, or holds more than finite numbers.
         """
         if not self.is_folder:
-            weights = read_weights(str(self.path), self.name)
-            encoder = {name: tensor for name, tensor in weights.tensors.items() if name.startswith(_ENCODER)}
-            return {name.removeprefix(_ENCODER): tensor for name, tensor in encoder.items()}
+            return self._renamed()
         found = read_tensors(self.weights, self.name)
-        other = [str(name) for name, value in found.items() if not isinstance(value, Tensor)]
-        floats = {name: value.float() if value.is_floating_point() else value for name, value in found.items()}
+        floats = {
+            name: value.float() if value.is_floating_point() else value
+            for name, value in found.items()
+            if isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided
+        }
+        other = [str(name) for name in found if name not in floats]
         other += [name for name, value in floats.items() if not torch.isfinite(value).all()]
         if other:
             raise ValueError(
-                f"{self.weights}: expected tensors of finite numbers, found others under {', '.join(other[:3])}; get "
-                "the file anew"
+                f"{self.weights}: expected tensors of finite numbers, found others under {some(other)}; get the file "
+                "anew"
             )
         return floats
 
+    def build(self, classes: int) -> nn.Module:
+        """A model that no folder of timm's describes, on the CPU, with `classes` or without a head; its weights are
+        still to be filled. Its norms add to the variance what the weights were trained with.
+
+        Raises:
+            ValueError: timm cannot build it.
+        """
+        assert not self.is_folder
+        config = self.backbone
+        if not is_plain(config):
+            model = build(config.name, keywords(config, self.pool) | {"num_classes": classes}, 0)
+        elif self.stated is None or self.pool == "own":
+            model = create_encoder(config.plain)
+        else:
+            model = create_classifier(config.plain, classes=classes, pool=self.pool, drop_path=0.0)
+        if self.stated is not None:
+            for module in model.modules():
+                if isinstance(module, nn.LayerNorm):
+                    module.eps = self.stated.norm_epsilon
+        return model
+
+    def _renamed(self) -> dict[str, Tensor]:
+        _, renamed = read_renamed(str(self.path), self.name)
+        tensors = {n: t for n, t in renamed.tensors.items() if not n.startswith(("mask_token", "decoder_"))}
+        if self.stated is None:  # an encoder alone: a head is not of its architecture
+            return {n: t for n, t in tensors.items() if not n.startswith(("head.", "fc_norm."))}
+        unknown = [name for name in renamed.left_out if "pooler." not in name]
+        if unknown:
+            raise ValueError(f"{self.weights}: {some(unknown)} are of no head that is known; give another model")
+        return with_two_heads(tensors)
+
 
 def find_source(where: str, option: str, *, like: BackboneConfig | None = None) -> ModelSource:
-    """The model that a user named: a run folder, whose `model/` or else `encoder/` is meant, a model folder in timm's
-    format, or hf://user/name. Where `like` says of which architecture they are, also weights of facebook's or
-    Transformers' layout, of a plain vision transformer without its head.
+    """The model that a user named: a run folder, whose `model/` or else `encoder/` is meant, a model folder of timm, of
+    Transformers (ViT, DeiT, ViT-MAE) or of facebook's layout as sherd writes it, or hf://user/name with one of them.
+    Where `like` says of which architecture they are, also weights alone: of a plain vision transformer, without a head.
 
     Raises:
         ValueError: nothing there, a run that has not finished, or a model of a kind that is not supported; the message
@@ -109,14 +158,41 @@ def find_source(where: str, option: str, *, like: BackboneConfig | None = None) 
         described = read_json(path / "config.json")
     if "architecture" in described and "model_type" not in described:
         return _timm_folder(redact(where), path, described, said)
+    if path.is_dir() and states_model(described):
+        return _stated_folder(redact(where), path, described, said)
     if like is None:
         raise ValueError(
-            f"{said}: expected a folder with a timm model (config.json with its architecture), found weights alone or "
-            "another library's folder; convert it first, with finetune/classify.py or timm"
+            f"{said}: expected a folder with a timm model, or one of Transformers (config.json with its architecture "
+            "or model_type), found weights alone; convert it first, with finetune/classify.py or timm"
         )
     read_weights(where, option)  # refused now where they are of another layout
-    preparation = Preparation("bicubic", 0.875, "center")
-    return ModelSource(redact(where), path, complete(like), IMAGENET, preparation, 0, None, "own", False, False)
+    return ModelSource(redact(where), path, complete(like), IMAGENET, _UNKNOWN, 0, None, "own", False, False)
+
+
+def _stated_folder(name: str, path: Path, described: Mapping[str, Any], said: str) -> ModelSource:
+    stated, beside = read_stated(described, path, said), path / PREPROCESSOR
+    normalization, preparation = IMAGENET, _UNKNOWN
+    if beside.is_file():
+        normalization, preparation = read_preprocessor(beside, stated.backbone.size, stated.backbone.channels)
+    elif stated.classes or stated.backbone.channels != 3:
+        raise ValueError(
+            f"{said}: expected {PREPROCESSOR} beside config.json, which says how its images are prepared, found none; "
+            "write it there with the save_pretrained of the image processor that it was trained with"
+        )
+    _ = weights_in(path, said)  # refused now where there are none
+    return ModelSource(
+        name,
+        path,
+        complete(stated.backbone),
+        normalization,
+        preparation,
+        classes=stated.classes,
+        class_names=stated.class_names,
+        pool=stated.pool,
+        is_ours=written_by_sherd(described),
+        is_folder=False,
+        stated=stated,
+    )
 
 
 def _timm_folder(name: str, path: Path, described: Mapping[str, Any], said: str) -> ModelSource:

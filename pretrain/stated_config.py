@@ -9,11 +9,15 @@ import torch
 
 Size = tuple[int, int]
 
+NORM_EPSILON = 1e-6
+"""What the norms of every vision transformer here add to the variance, as timm's and facebook's do."""
+_OF_TRANSFORMERS = 1e-12  # where its config.json does not say it
+
 
 @dataclass(frozen=True)
 class Stated:
     """Heads of the blocks, image size in pixels (rows, columns), the blocks' activation by Transformers' name, whether
-    the decoder predicts normalised patches; None where nothing is said.
+    the decoder predicts normalised patches, what the norms add to the variance; None where nothing is said.
     """
 
     heads: int | None = None
@@ -21,10 +25,12 @@ class Stated:
     image_size: Size | None = None
     activation: str | None = None
     normalize_targets: bool | None = None
+    norm_epsilon: float | None = None
 
 
 def stated_by(config: Mapping[str, Any]) -> Stated:
-    """Read the config.json of timm or of Transformers; of another nothing is taken."""
+    """Read the config.json of timm, of Transformers, or of facebook's classes as sherd writes it; of another nothing is
+    taken."""
     if "architecture" in config:
         return _timm(config)
     if "model_type" in config:
@@ -34,6 +40,16 @@ def stated_by(config: Mapping[str, Any]) -> Stated:
             image_size=_size(config.get("image_size")),
             activation=str(config.get("hidden_act", "gelu")),
             normalize_targets=bool(config["norm_pix_loss"]) if "norm_pix_loss" in config else None,
+            norm_epsilon=_real(config.get("layer_norm_eps", _OF_TRANSFORMERS)),
+        )
+    if "model" in config and "arguments" in config:
+        arguments = _mapping(config["arguments"])
+        return Stated(
+            heads=_number(arguments.get("num_heads")),
+            decoder_heads=_number(arguments.get("decoder_num_heads")),
+            image_size=_size(arguments.get("img_size")),
+            normalize_targets=bool(arguments["norm_pix_loss"]) if "norm_pix_loss" in arguments else None,
+            norm_epsilon=_real(config.get("layer_norm_eps")),
         )
     return Stated()
 
@@ -57,6 +73,10 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 def _number(value: object) -> int | None:
     return value if isinstance(value, int) else None
+
+
+def _real(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _size(value: object) -> Size | None:

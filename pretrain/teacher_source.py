@@ -54,7 +54,7 @@ def find_teacher(where: str, *, architecture: BackboneConfig | None) -> ModelSou
     path, name = Path(where), redact(where)
     if "://" in where or path.is_dir():
         source = find_source(where, _OPTION, like=architecture)
-        if architecture is not None and source.is_folder:
+        if architecture is not None and source.is_described:
             raise ValueError(_says_itself(name, source.backbone.name))
         return source
     if path.is_file():

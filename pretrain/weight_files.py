@@ -17,7 +17,10 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 from launch.redaction import redact
 from launch.strict_json import read_json
 
-_SAFE, _TORCH = "model.safetensors", "pytorch_model.bin"
+FACEBOOKS = "model.pth"
+"""The file of weights in a folder of facebook's layout."""
+_NAMES = ("model.safetensors", "pytorch_model.bin", FACEBOOKS)
+_SAID = ["config.json", "preprocessor_config.json"]
 _PICKLED = (".pth", ".pt", ".bin")
 _HUB = re.compile(r"hf://([^/@\s]+/[^/@\s]+)(?:@(\S+))?")
 _EXPECTED = (
@@ -92,35 +95,36 @@ def _fetch(repository: str, revision: str | None, said: str) -> Path:
     # A broken connection is no OSError but an error of the HTTP library, which changes with huggingface_hub's version.
     broken: Any = HfHubHTTPError.__bases__
     try:
-        # Many repositories hold the same weights twice: the second is asked for only where the first is absent.
-        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=["config.json", _SAFE]))
-        if not (folder / _SAFE).is_file():
-            commit = folder.name  # not to meet a newer one
-            folder = Path(snapshot_download(repository, revision=commit, allow_patterns=["config.json", _TORCH]))
+        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=[*_SAID, _NAMES[0]]))
+        # Many repositories hold the same weights twice: the next is asked for only where those before are absent.
+        for name in _NAMES[1:]:
+            if not any((folder / other).is_file() for other in _NAMES):
+                commit = folder.name  # not to meet a newer one
+                folder = Path(snapshot_download(repository, revision=commit, allow_patterns=[*_SAID, name]))
     except (OSError, ValueError, *broken) as error:
         reason = redact(" ".join(str(error).split()).rstrip(".")) or type(error).__name__
         raise ValueError(
             f"{said}: the Hub does not give it: {reason}. Check the spelling and the revision; private and gated "
             "repositories need HF_TOKEN, a mirror HF_ENDPOINT"
         ) from error
-    if not any((folder / name).is_file() for name in (_SAFE, _TORCH)):
+    if not any((folder / name).is_file() for name in _NAMES):
         raise ValueError(
-            f"{said}: this repository holds neither {_SAFE} nor {_TORCH}; where it holds weights under another name "
-            "download that file and give its path"
+            f"{said}: this repository holds neither {_NAMES[0]} nor {_NAMES[1]} nor {_NAMES[2]}; where it "
+            "holds weights under another name download that file and give its path"
         )
     return folder
 
 
 def weights_in(folder: Path, said: str) -> Path:
     """The file of weights in a folder; ValueError, beginning with `said`, where there is none."""
-    for name in (_SAFE, _TORCH):
+    for name in _NAMES:
         if (folder / name).is_file():
             return folder / name
         if (folder / f"{name}.index.json").is_file():
             raise ValueError(f"{said}: its weights are split over several files, expected one; save it again as one")
     found = sorted(path.name for path in folder.iterdir())
     raise ValueError(
-        f"{said}: a folder without {_SAFE} or {_TORCH}, found {some(found)}; "
+        f"{said}: a folder without {_NAMES[0]}, {_NAMES[1]} or {_NAMES[2]}, found {some(found)}; "
         "give the file of weights itself if it has another name"
     )
 

@@ -105,3 +105,15 @@ def side_by_side() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(2 if "PYTEST_XDIST_WORKER" in os.environ else 3) as pool:
         yield pool
         pool.shutdown(cancel_futures=True)
+
+
+@pytest.fixture(scope="session")
+def stock_here() -> ModuleType:
+    """tests/end_to_end/stock_here.py."""
+    return load("stock_here")
+
+
+@pytest.fixture
+def stock_in_this_process(stock_here: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Publishing's stock libraries in this process, which has loaded them: several seconds sooner."""
+    stock_here.install(monkeypatch)

@@ -5,7 +5,7 @@
         subprocess.run(command, env=os.environ | hub.environment)
 
 A refusal is the Hub's: a status and an `X-Error-Code`, by which the client tells a wrong name from a missing token. An
-endpoint is a function from a request to an answer, and a row of `ROUTES`: those that write would be more of them. One
+endpoint is a function from a request to an answer, and a row of `ROUTES`; those that write are in hub_uploads.py. One
 that raises ConnectionError breaks the connection off.
 Test files cannot import this under pytest's importlib mode: they load it by its path.
 """
@@ -16,27 +16,43 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
-TOKEN = "hf_stand_in"  # the only one; its user may see and read everything
-_LARGE = (".bin", ".parquet", ".safetensors", ".tar")  # kept by git LFS, under another hash
+TOKEN = "hf_stand_in"  # its user may see and read everything
+READER = "hf_stand_in_reader"  # of the same user, but nothing can be written with it
+LARGE = (".bin", ".npy", ".parquet", ".pth", ".safetensors", ".tar")  # kept by git LFS, under another hash
 
 
 @dataclass
 class Repository:
-    """One branch, main. Without the token nobody reads what is gated, nor sees what is private."""
+    """`files` are those of main. Without the token nobody reads what is gated, nor sees what is private.
+
+    `branches`: the others; `tags`: the commit of each; `history`: the files of all commits that uploads have made, in
+    order. A commit is called by what it holds.
+    """
 
     files: dict[str, bytes] = field(default_factory=dict)
     access: Literal["public", "gated", "private"] = "public"
+    branches: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    history: dict[str, dict[str, bytes]] = field(default_factory=dict)
 
     @property
     def commit(self) -> str:
-        """Another one whenever a file changes."""
-        return _blob_id(json.dumps([[name, _blob_id(self.files[name])] for name in sorted(self.files)]).encode())
+        """Of main: another one whenever a file changes."""
+        return commit_of(self.files)
+
+    def at(self, revision: str | None) -> dict[str, bytes] | None:
+        """The files of a branch, tag or commit; None where there is none of that name."""
+        if revision in (None, "main", self.commit):
+            return self.files
+        assert revision is not None
+        found = self.branches.get(revision)
+        return self.history.get(self.tags.get(revision, revision)) if found is None else found
 
 
 @dataclass
@@ -65,6 +81,7 @@ class HubStandIn:
     repositories: dict[tuple[str, str], Repository]
     routes: list["Route"] = field(default_factory=lambda: list(ROUTES))
     log: list[str] = field(default_factory=list)
+    cuts: list[int] = field(default_factory=list)  # of the next PUTs: bytes until the connection breaks
     address: str = ""
 
     @property
@@ -87,7 +104,8 @@ class RefusalError(Exception):
 
 
 def find(hub: HubStandIn, request: Request, content: bool = False) -> Repository:
-    """The repository that a request names, if it may be seen, and its content read if that is asked for.
+    """The repository that a request names, with the files of the revision that it names: if it may be seen, and its
+    content read if that is asked for.
 
     Raises RefusalError.
     """
@@ -97,16 +115,18 @@ def find(hub: HubStandIn, request: Request, content: bool = False) -> Repository
         raise RefusalError(404 if known else 401, "RepoNotFound")  # to a stranger both look the same
     if repository.access == "gated" and content and not known:
         raise RefusalError(401, "GatedRepo")
-    if request.parts["revision"] not in (None, "main", repository.commit):
+    files = repository.at(request.parts.get("revision"))
+    if files is None:
         raise RefusalError(404, "RevisionNotFound")
-    return repository
+    return repository if files is repository.files else replace(repository, files=files)
 
 
 def info(hub: HubStandIn, request: Request) -> Answer:
     """`HfApi.dataset_info`: anyone may know of a gated repository what it holds."""
     repository = find(hub, request)
     files = [{"rfilename": name} for name in sorted(repository.files)]
-    return _json({"id": request.parts["id"], "sha": repository.commit, "tags": [], "siblings": files})
+    access = {"private": repository.access == "private", "gated": repository.access == "gated"}
+    return json_answer({"id": request.parts["id"], "sha": repository.commit, "tags": [], "siblings": files, **access})
 
 
 def tree(hub: HubStandIn, request: Request) -> Answer:
@@ -118,21 +138,28 @@ def tree(hub: HubStandIn, request: Request) -> Answer:
         raise RefusalError(404, "EntryNotFound")
     paths = {"/".join(name.split("/")[:depth]) for name in below for depth in range(1, name.count("/") + 2)}
     deep = request.query.get("recursive") == ["true"]
-    return _json([_entry(repository, folder + path) for path in sorted(paths) if deep or "/" not in path])
+    return json_answer([_entry(repository, folder + path) for path in sorted(paths) if deep or "/" not in path])
 
 
 def resolve(hub: HubStandIn, request: Request) -> Answer:
-    """A whole file; the Hub would redirect for large ones."""
+    """A file, or a range of it; the Hub would redirect for large ones."""
     repository = find(hub, request, content=True)
     content = repository.files.get(request.parts["path"] or "")
     headers = {"X-Repo-Commit": repository.commit}
     if content is None:
         return Answer(404, headers={**headers, "X-Error-Code": "EntryNotFound"})
-    large = (request.parts["path"] or "").endswith(_LARGE)
-    headers |= {"ETag": f'"{_sha256(content) if large else _blob_id(content)}"'}
+    large = (request.parts["path"] or "").endswith(LARGE)
+    headers |= {"ETag": f'"{sha256_of(content) if large else blob_id(content)}"'}
     if large:
         headers |= {"X-Linked-ETag": headers["ETag"], "X-Linked-Size": str(len(content))}
-    return Answer(200, content, headers)
+    span = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range", ""))
+    if span is None:
+        return Answer(200, content, headers)
+    start, size = int(span[1]), len(content)
+    if start >= size:
+        return Answer(416, headers={**headers, "Content-Range": f"bytes */{size}"})
+    part = content[start : int(span[2]) + 1 if span[2] else size]
+    return Answer(206, part, {**headers, "Content-Range": f"bytes {start}-{start + len(part) - 1}/{size}"})
 
 
 _API = r"/api/(?P<kind>dataset|model|space)s/(?P<id>[^/]+/[^/]+)"
@@ -148,13 +175,14 @@ ROUTES: list[Route] = [
 def answer(hub: HubStandIn, method: str, url: str, headers: Message, body: bytes) -> Answer:
     """What the hub says to one request."""
     path, query = urlsplit(url).path, parse_qs(urlsplit(url).query)
-    if headers.get("Authorization", f"Bearer {TOKEN}") != f"Bearer {TOKEN}":
+    if headers.get("Authorization") not in (None, f"Bearer {TOKEN}", f"Bearer {READER}"):
         return Answer(401, headers={"X-Error-Message": "Invalid credentials in Authorization header"})
     for wanted, pattern, endpoint in hub.routes:
-        match = re.fullmatch(pattern, unquote(path))
+        match = re.fullmatch(pattern, path)
         if match is not None and wanted == ("GET" if method == "HEAD" else method):
+            parts = {name: text and unquote(text) for name, text in match.groupdict().items()}
             try:
-                return endpoint(hub, Request(match.groupdict(), query, headers, body))
+                return endpoint(hub, Request(parts, query, headers, body))
             except RefusalError as refusal:
                 return refusal.answer
     return Answer(404)
@@ -169,7 +197,13 @@ def serve(hub: HubStandIn) -> Iterator[None]:
         disable_nagle_algorithm = True
 
         def respond(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            size = int(self.headers.get("Content-Length", 0))
+            if self.command == "PUT" and hub.cuts:
+                self.rfile.read(min(size, hub.cuts.pop(0)))
+                hub.log.append(f"PUT {self.path} cut")
+                self.close_connection = True
+                return
+            body = self.rfile.read(size)
             try:
                 said = answer(hub, self.command, self.path, self.headers, body)
             except ConnectionError:
@@ -203,18 +237,26 @@ def serve(hub: HubStandIn) -> Iterator[None]:
 def _entry(repository: Repository, path: str) -> dict[str, Any]:
     content = repository.files.get(path)
     if content is None:
-        return {"type": "directory", "path": path, "oid": _blob_id(path.encode()), "size": 0}
-    lfs = {"lfs": {"oid": _sha256(content), "size": len(content), "pointerSize": 130}} if path.endswith(_LARGE) else {}
-    return {"type": "file", "path": path, "oid": _blob_id(content), "size": len(content), **lfs}
+        return {"type": "directory", "path": path, "oid": blob_id(path.encode()), "size": 0}
+    lfs = {"lfs": {"oid": sha256_of(content), "size": len(content), "pointerSize": 130}} if path.endswith(LARGE) else {}
+    return {"type": "file", "path": path, "oid": blob_id(content), "size": len(content), **lfs}
 
 
-def _json(value: Any) -> Answer:
+def json_answer(value: Any) -> Answer:
+    """What most endpoints say."""
     return Answer(body=json.dumps(value).encode(), headers={"Content-Type": "application/json"})
 
 
-def _sha256(content: bytes) -> str:
+def sha256_of(content: bytes) -> str:
+    """By which git LFS knows these bytes."""
     return hashlib.sha256(content).hexdigest()
 
 
-def _blob_id(content: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()  # git's name for these bytes
+def blob_id(content: bytes) -> str:
+    """By which git knows these bytes."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def commit_of(files: Mapping[str, bytes]) -> str:
+    """The name of a commit that holds these files."""
+    return blob_id(json.dumps([[name, blob_id(files[name])] for name in sorted(files)]).encode())

@@ -53,7 +53,10 @@ _READ_LATE = (*_NOT_INHERITED, "ACCELERATE_USE_CPU", "AWS_", "SHERD_", "PYTEST_C
 # One thread: `accelerate launch` sets it too, and on a busy machine two threads wait for each other.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
 _TIMINGS = frozenset(
-    {"images_per_second", "data_wait", "teacher", "transfer_wait", "save_stall", "mfu", "memory", "evaluation_seconds"}
+    {
+        *("images_per_second", "data_wait", "teacher", "transfer_wait", "save_stall", "mfu", "memory"),
+        *("evaluation_seconds", "processes"),
+    }
 )
 
 

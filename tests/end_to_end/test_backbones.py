@@ -1,10 +1,8 @@
 """Every family of backbones the whole way: fine-tuned, evaluated, published with its proof, and loaded by timm."""
 
 import json
-import subprocess
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -39,24 +37,12 @@ FAMILIES = {
 }
 
 
-def prove_in_a_fork(runs: "Runs", folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The program of a proof that knows nothing of sherd, in a fork of a process that does neither."""
-
-    def run(command: list[str], **_: object) -> "subprocess.CompletedProcess[str]":
-        *_, program, model, exchange = command
-        (folder / "stock.py").write_text(program)
-        ended = runs.Child(runs.python(folder / "stock.py", model, exchange), folder / "stock").wait()
-        return subprocess.CompletedProcess(command, ended.code, ended.out, ended.err)
-
-    monkeypatch.setattr("finetune.proof.subprocess", SimpleNamespace(run=run))
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_backbone_is_fine_tuned_evaluated_published_and_reloaded(
-    runs: "Runs", digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
+    runs: "Runs", digits: Path, tmp_path: Path, request: pytest.FixtureRequest, family: str
 ):
     if family != "swin":  # which is proven by a Python of its own, as users have it
-        prove_in_a_fork(runs, tmp_path, monkeypatch)
+        request.getfixturevalue("stock_in_this_process")
     scratch = replace(
         RECIPES["digits-backbone"].config,
         encoder=FAMILIES[family],

@@ -266,13 +266,16 @@ def test_repositories_of_the_hub_are_read_over_http_and_kept(tmp_path: Path):
     repositories = {
         "user/both": stand_in.Repository(both),
         "user/old": stand_in.Repository({"config.json": config, "pytorch_model.bin": pickled}),
+        "user/pth": stand_in.Repository(
+            {"config.json": config, "preprocessor_config.json": b"{}", "model.pth": pickled}
+        ),
         "user/none": stand_in.Repository({"README.md": b"nothing"}),
         "user/gated": stand_in.Repository(both, "gated"),
     }
     hub = stand_in.HubStandIn({("model", name): repository for name, repository in repositories.items()})
     both_at = f"hf://user/both@{repositories['user/both'].commit}"
     wanted = ["hf://user/both", both_at, "hf://user/old", "hf://user/none", "hf://user/gated", "hf://user/absent"]
-    wanted.append("hf://user/both@v9")
+    wanted += ["hf://user/both@v9", "hf://user/pth"]
 
     def read(*where: str) -> dict[str, Any]:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
@@ -289,9 +292,11 @@ def test_repositories_of_the_hub_are_read_over_http_and_kept(tmp_path: Path):
     assert told["hf://user/both"] == told[both_at] == ["model.safetensors", {"model_type": "vit_mae"}, values]
     assert told["hf://user/old"] == ["pytorch_model.bin", {"model_type": "vit_mae"}, values]
     assert not any("user/both" in line and "pytorch_model.bin" in line for line in hub.log)
+    assert told["hf://user/pth"] == ["model.pth", {"model_type": "vit_mae"}, values]
+    assert any("user/pth" in line and "preprocessor_config.json" in line for line in hub.log)
     assert not any("README.md" in line for line in hub.log)
     assert "--init-from hf://user/none: this repository holds neither model.safetensors nor" in told["hf://user/none"]
-    for where in wanted[-3:]:
+    for where in wanted[-4:-1]:
         assert told[where].startswith(f"--init-from {where}: the Hub does not give it: ")
         assert told[where].endswith("private and gated repositories need HF_TOKEN, a mirror HF_ENDPOINT")
     # The server is gone: what was fetched is still there, and nothing else.

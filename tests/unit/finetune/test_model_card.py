@@ -3,23 +3,29 @@
 import dataclasses
 import hashlib
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
+from torch import nn
 
 from data_pipeline.manifest import INDEX_DTYPE, Manifest, Shard, Split, Statistics
+from finetune.card_figures import CardFigure
+from finetune.card_scores import Measured, Score
 from finetune.classify_config import ClassifyConfig
 from finetune.finished_run import FinishedRun
-from finetune.model_card import Licence, Published, find_licence, render_card
+from finetune.licences import Licence
+from finetune.model_card import Published, render_card
+from finetune.origins import Origin
 from finetune.proof import Proof, StockPreparation
 from finetune.publish_config import PublishConfig
-from finetune.report_accuracy import EvaluationFile
+from finetune.report_accuracy import EvaluationFile, EvaluationIntervals
+from finetune.report_multi_label import MultiLabelFile, MultiLabelIntervals
 from finetune.report_teacher import TeacherFile
 from launch.run_folder import RunFolder
 from pretrain.architectures import create_backbone
@@ -29,7 +35,7 @@ from pretrain.checkpoint import Checkpoint
 from pretrain.config import EncoderConfig, OptimizerConfig
 from pretrain.distill_config import DistillConfig
 from pretrain.distillation_config import DistillationConfig
-from pretrain.encoder import create_classifier, create_encoder, initialize_encoder
+from pretrain.encoder import create_classifier, create_encoder
 from pretrain.feature_distill_config import FeatureDistillConfig
 from pretrain.mae_config import MaeConfig
 from pretrain.model_source import ModelSource, Preparation
@@ -37,6 +43,7 @@ from pretrain.pixels import Normalization
 from pretrain.supervised_config import SupervisedConfig
 from pretrain.teacher_cache_config import TeacherCacheConfig
 
+UNSTATED = Licence("other", "no licence was stated")
 NAMES = ("tabby | cat", "a_b*c", "<b>bold</b>", "plain", "`code` & $x$", "[link](x)")
 ENCODER = EncoderConfig("vit_tiny_patch16_224", (8, 8), (2, 2), width=24, depth=2, heads=2)
 BACKBONE = BackboneConfig("vit_tiny_patch16_224", (8, 8), (2, 2), width=24, depth=2, heads=2)
@@ -161,14 +168,21 @@ def finished(
     return FinishedRun(run, "r", config, exported, checkpoint, manifest, evaluation, teacher)
 
 
+@cache
+def model_of(classes: int) -> nn.Module:
+    if classes:
+        return create_classifier(ENCODER, classes=classes, pool="mean", drop_path=0.0)
+    return create_encoder(ENCODER)
+
+
 def render(run: FinishedRun, name: str = "my_model", licence: str = "apache-2.0", **proof: Any) -> str:
-    if run.exported.classes:
-        model = create_classifier(ENCODER, classes=run.exported.classes, pool="mean", drop_path=0.0)
-    else:
-        model = create_encoder(ENCODER)
-    initialize_encoder(model, torch.Generator().manual_seed(0))
     changed = dataclasses.replace(PROOF, **proof)
-    return render_card(Published(name, run, model, changed, Licence(licence, "as stated")))
+    return render_card(Published(name, run, model_of(run.exported.classes), changed, Licence(licence, "as stated")))
+
+
+def render_published(run: FinishedRun, licence: Licence = UNSTATED, **more: Any) -> str:
+    """With what else a card may show."""
+    return render_card(Published("m", run, model_of(run.exported.classes), PROOF, licence, **more))
 
 
 def html(card: str) -> str:
@@ -197,8 +211,90 @@ def test_front_matter_of_an_encoder_claims_no_accuracy(encoder: FinishedRun):
     assert found["pipeline_tag"] == "image-feature-extraction"
     assert not found.keys() & {"model-index", "metrics", "datasets"}
     assert "Nothing was measured." in card
-    assert "(1, 17, 24): the class token" in card
     assert "cosine of at least **0.987654**" in card
+
+
+def entries(card: str) -> list[dict[str, Any]]:
+    """The model-index's metrics."""
+    found = yaml.safe_load(card.split("---\n")[1])
+    return [metric for result in found["model-index"][0]["results"] for metric in result["metrics"]]
+
+
+def test_each_figure_says_how_sure_it_is(classifier: FinishedRun):
+    ends = EvaluationIntervals(0.9, 1000, (0.612345, 0.8), (0.9, 1.0), (0.6, 0.8), (0.4, 0.6), (0.1, 0.2))
+    evaluation = dataclasses.replace(EVALUATION, intervals=ends)
+    top1, _, mean = entries(render(dataclasses.replace(classifier, evaluation=evaluation)))
+    assert top1["args"] == {
+        "confidence_interval": [0.6123, 0.8],
+        "level": 0.9,
+        "method": "bootstrap",
+        "images": 8,
+        "seed": 3,
+    }
+    assert mean["args"]["confidence_interval"] == [0.6, 0.8]
+    assert entries(render(classifier))[0]["args"] == {"images": 8, "seed": 3}
+
+
+def test_a_figure_of_several_labels_says_how_sure_it_is(classifier: FinishedRun):
+    ends = MultiLabelIntervals(0.95, 1000, (0.5, 0.7))
+    shares = (0.6, 0.5, 0.4, 0.3)
+    evaluation = MultiLabelFile(40, "test", 8, 0, *shares, NAMES, (1, 1, 2, 2, 1, 1), (None, *(0.5,) * 5), ends)
+    (found,) = entries(render(dataclasses.replace(classifier, evaluation=evaluation)))
+    assert (found["type"], found["value"]) == ("mean_average_precision", 0.6)
+    assert found["args"]["confidence_interval"] == [0.5, 0.7]
+
+
+def test_an_encoders_figures_are_named_by_how_they_were_measured(encoder: FinishedRun):
+    encoder.folder.append_metrics({"step": 40, "knn_top1": 0.625, "linear_top1": 0.75})
+    card = render(encoder, compared="tokens")
+    assert [(one["name"], one["value"]) for one in entries(card)] == [
+        ("Top-1 of the 20 nearest neighbours", 0.625),
+        ("Top-1 of ridge regression", 0.75),
+    ]
+    assert entries(card)[0]["args"]["method"] == "Wilson"
+    assert "| Top-1 of ridge regression, 95 % interval | 40.93% to 92.85% |" in card
+
+
+def test_front_matter_is_read_as_it_was_meant(classifier: FinishedRun):
+    origin = Origin("meta/big", repository="meta/big", licence="other")
+    licence = Licence("other", "that of big", (origin,), "big-licence", "https://example.com/LICENSE")
+    card = render_published(classifier, licence=licence, library="transformers")
+    data = ModelCard(card).data
+    assert data.to_dict() == yaml.safe_load(card.split("---\n")[1])
+    assert (data.base_model, data.license, data.license_name) == ("meta/big", "other", "big-licence")
+    assert data.to_dict()["base_model_relation"] == "finetune"
+    assert data.library_name == "transformers"
+    assert data.tags is not None
+    assert data.tags[0] == "transformers"
+    assert "big-licence: that of big.\nIts text: <https://example.com/LICENSE>.\n" in card
+
+
+def test_what_was_measured_elsewhere_comes_along(encoder: FinishedRun):
+    score = Score("Top-1, fine-tuned, all labels", 0.9, {"seeds": [0]})
+    measured = Measured("Fine-tuned on flowers:", (("Top-1", "90.00%, seed 0"),), "flowers", None, (score,))
+    card = render_published(encoder, measured=(measured,))
+    assert "\n\nFine-tuned on flowers:\n\n| measure | value |\n|---|--:|\n| Top-1 | 90.00%, seed 0 |\n\n" in card
+    assert "Nothing was measured." not in card
+    assert entries(card)[0]["args"] == {"seeds": [0]}
+
+
+def test_pictures_are_shown_by_relative_links(encoder: FinishedRun):
+    figure = CardFigure("figures/curves.png", "Curves over 3 epochs", "Training loss.")
+    shown = html(render_published(encoder, figures=(figure,)))
+    assert '<img src="figures/curves.png" alt="Curves over 3 epochs" />' in shown
+
+
+def test_what_training_took_and_what_the_data_are(encoder: FinishedRun):
+    encoder.folder.append_metrics({"step": 36, "epoch": 1.0, "loss": 1.0, "images_per_second": 0.08})
+    card = render(encoder)
+    assert "| Compute | 4 CPU core-hours, by 1 process of 4 threads on CPUs with AVX512 |" in card
+    assert "| Source | folder of images raw |" in card
+    assert f"| test | 8 | no labels | `{encoder.manifest.split('test').fingerprint}` |" in card
+    assert "secret" not in card
+
+
+def test_a_card_is_the_same_each_time(classifier: FinishedRun):
+    assert render(classifier) == render(classifier)
 
 
 def test_nearest_neighbours_are_an_encoders_result(encoder: FinishedRun):
@@ -343,7 +439,6 @@ def test_an_encoder_from_features(tmp_path: Path):
         "| Learnt of it | by their cosines, the teacher's class token (weight 1) and patch tokens (0.5) |",
         "| Labels | none used |",
         "compared by their class token with 12 training images",
-        "features = tokens[:, 0]\n",
     ):
         assert text in card, text
     assert "secret" not in card
@@ -353,15 +448,6 @@ def test_an_encoder_from_features(tmp_path: Path):
         "vision-transformer",
         "knowledge-distillation",
     ]
-    by_mean = dataclasses.replace(run, config=dataclasses.replace(FEATURES, measured="mean"))
-    assert "features = tokens[:, 1:].mean(dim=1)\n" in render(by_mean, compared="tokens")
-
-
-def test_an_encoder_inherits_the_licence_of_what_it_started_from(tmp_path: Path):
-    (tmp_path / "base").mkdir()
-    (tmp_path / "base" / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
-    run = finished(tmp_path, dataclasses.replace(MAE, init_from=str(tmp_path / "base")))
-    assert find_licence(None, run).identifier == "cc-by-nc-4.0"
 
 
 def test_names_are_shown_as_they_are(classifier: FinishedRun):
@@ -371,12 +457,6 @@ def test_names_are_shown_as_they_are(classifier: FinishedRun):
         escaped = name.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
         assert f"<td>{escaped}</td>" in shown, name
     assert "pixels: tabby | cat, a_b*c, &lt;b&gt;bold&lt;/b&gt;, plain," in shown
-
-
-def test_the_usage_is_python_whatever_the_folder_is_called(classifier: FinishedRun):
-    code = render(classifier, name='it\'s "mine" é').split("```python\n")[1].split("```")[0]
-    compile(code, "card", "exec")
-    assert r"""timm.create_model("local-dir:it's \"mine\" é", pretrained=True)""" in code
 
 
 def test_very_many_classes_are_not_all_listed(classifier: FinishedRun):
@@ -409,39 +489,6 @@ def test_a_dataset_of_the_hub_is_named(classifier: FinishedRun, tmp_path: Path):
     assert data.eval_results is not None
     assert data.eval_results[0].dataset_type == "uoft-cs/cifar10"
     assert "| Data | uoft-cs/cifar10, split train |" in card
-
-
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        ("---\nlicense: cc-by-nc-4.0\n---\n# x\n", ("cc-by-nc-4.0", r"that of my\_base, which training started from")),
-        ("---\nlicense: other\n---\n# x\n", ("other", "no licence was stated")),
-        ("# no front matter\n", ("other", "no licence was stated")),
-    ],
-)
-def test_the_licence_of_what_it_started_from(
-    classifier: FinishedRun, tmp_path: Path, content: str, expected: tuple[str, str]
-):
-    (tmp_path / "my_base").mkdir()
-    (tmp_path / "my_base" / "README.md").write_text(content)
-    run = dataclasses.replace(classifier, config=dataclasses.replace(CLASSIFY, init=str(tmp_path / "my_base")))
-    found = find_licence(None, run)
-    assert found.identifier == expected[0]
-    assert found.reason.startswith(expected[1])
-    assert find_licence("mit", run) == Licence("mit", "as stated by who published it")
-
-
-@pytest.mark.parametrize("metadata", ["license: [", "just text"])
-def test_a_base_whose_card_cannot_be_read_asks_for_the_licence(classifier: FinishedRun, tmp_path: Path, metadata: str):
-    (tmp_path / "README.md").write_text(f"---\n{metadata}\n---\n")
-    run = dataclasses.replace(classifier, config=dataclasses.replace(CLASSIFY, init=str(tmp_path)))
-    with pytest.raises(ValueError, match=r"README\.md: its front matter cannot be read .*; give --license"):
-        find_licence(None, run)
-
-
-@pytest.mark.parametrize("config", [CLASSIFY, dataclasses.replace(CLASSIFY, init="none"), MAE])
-def test_no_licence_is_made_up(tmp_path: Path, config: ClassifyConfig | MaeConfig):
-    assert find_licence(None, finished(tmp_path, config)).identifier == "other"
 
 
 @pytest.mark.parametrize("spelling", ["Apache 2.0", "", "CC-BY-4.0", "mit\nx"])

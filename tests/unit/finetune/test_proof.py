@@ -20,7 +20,11 @@ from data_pipeline.augment import CenterCrop
 from data_pipeline.manifest import INDEX_DTYPE, Manifest, Shard, Split, Statistics
 from data_pipeline.rows import Part
 from finetune import proof
-from finetune.proof import WITHOUT_SHERD, Inputs, compare_preparations, gather_inputs, largest_difference, prove
+from finetune.formats import check_weights
+from finetune.proof import compare, compare_preparations, largest_difference, prove
+from finetune.proof_inputs import Inputs, drawn_pixels, gather_inputs, masking_noise
+from finetune.published_model import PublishedModel
+from finetune.stock_process import WITHOUT_SHERD, Answer
 from pretrain.config import EncoderConfig
 from pretrain.encoder import create_classifier, create_encoder, initialize_encoder
 from pretrain.model_folder import save_model
@@ -98,6 +102,38 @@ def test_without_a_single_image_there_is_no_proof(tmp_path: Path):
         gather_inputs(part, CenterCrop((8, 8)), NORMALIZATION, most=2)
 
 
+def test_pixels_that_show_nothing():
+    for pixels in (torch.zeros(2, 3, 4, 3, dtype=torch.uint8), torch.zeros(2, 3, 4, 5, dtype=torch.uint16)):
+        drawn = drawn_pixels(pixels)
+        assert (drawn.shape, drawn.dtype) == (pixels.shape, pixels.dtype)
+        assert drawn.float().max() > 0.9 * torch.iinfo(pixels.dtype).max
+        assert torch.equal(drawn, drawn_pixels(pixels))
+    drawn = drawn_pixels(torch.zeros(2, 3, 4, 3))
+    assert drawn.dtype == torch.float32
+    assert 0 <= drawn.min() < drawn.max() <= 1
+    assert torch.equal(masking_noise(4, 9)[:2], masking_noise(4, 9)[:2])
+    assert masking_noise(4, 9).unique().numel() == 36
+
+
+def test_a_difference_is_weighed_by_what_differs():
+    """1e-5 of values about 1, more of larger ones: float32 has seven digits."""
+    one = {"logits": torch.tensor([[1.0, 100.0]])}
+    near = {"logits": torch.tensor([[1.0, 100.0009]])}
+    assert compare(near, one, "timm's", "the run", "-") == pytest.approx(9e-4, rel=0.02)
+    for wrong in ([[1.00003, 100.0]], [[math.nan, 100.0]]):
+        with pytest.raises(ValueError, match=r"timm's outputs differ by \S+ from those of the run on 1 images"):
+            compare({"logits": torch.tensor(wrong)}, one, "timm's", "the run", "-")
+
+
+def test_a_library_that_is_not_installed(monkeypatch: pytest.MonkeyPatch):
+    proof.check_library("timm", "logits")
+    monkeypatch.setattr(proof, "find_spec", lambda _: None)
+    with pytest.raises(ValueError, match=r"^timm computes the proof, and is not installed here; pip install timm$"):
+        proof.check_library("facebook", "logits")
+    with pytest.raises(ValueError, match=r"^Transformers computes the proof, .*; pip install 'transformers>=4\.53'$"):
+        proof.check_library("facebook", "prediction")
+
+
 def test_differences():
     a = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     assert largest_difference(a, a) == 0
@@ -131,13 +167,14 @@ def test_what_was_exported_is_proven(tmp_path: Path, part: Part, kind: str):
         initialize_encoder(model, torch.Generator().manual_seed(1))
     folder = export(tmp_path / "m", model)
     inputs = inputs_of(part)
-    found = prove(folder, model, inputs, NAMES if kind == "classifier" else None)
+    found = prove("timm", folder, PublishedModel(model), inputs, NAMES if kind == "classifier" else None)
     assert found.largest_difference <= found.tolerance == 1e-5
     assert found.images == 8
     assert found.shape == ((8, 3) if kind == "classifier" else (8, 17, 24))
     assert found.compared == ("logits" if kind == "classifier" else "tokens")
     assert found.split_fingerprint == part.manifest.split("test").fingerprint
     assert found.inputs_sha256 == inputs.sha256
+    assert found.stock_preparation is not None
     # timm crops after it has resized, and filters with Pillow: nearly the same, and not the same.
     assert found.stock_preparation.largest_difference > 1e-3
     assert 0.9 < found.stock_preparation.least_cosine < 1
@@ -153,13 +190,13 @@ def test_a_folder_that_timm_cannot_load_is_refused(tmp_path: Path, part: Part):
     described["model_args"]["depth"] = 3
     (folder / "config.json").write_text(json.dumps(described))
     with pytest.raises(ValueError, match=r"timm alone cannot use the exported model: .*; give the command that began"):
-        prove(folder, classifier(), inputs_of(part), NAMES)
+        prove("timm", folder, PublishedModel(classifier()), inputs_of(part), NAMES)
 
 
 def answer(monkeypatch: pytest.MonkeyPatch, ours: torch.Tensor, names: Any = NAMES) -> None:
     """Let timm's process answer so."""
-    told = {"label_names": None if names is None else list(names), "versions": {}}
-    monkeypatch.setattr(proof, "_run_timm", lambda folder, inputs: ({"given": ours, "prepared": ours}, told))
+    told = Answer({"logits": ours}, {"logits": ours}, None if names is None else list(names), {})
+    monkeypatch.setattr(proof, "ask_stock", lambda *_: told)
 
 
 @pytest.mark.parametrize("error", [2e-5, -0.5, math.nan, math.inf])
@@ -171,7 +208,7 @@ def test_a_difference_is_refused_and_stated(tmp_path: Path, part: Part, monkeypa
     answer(monkeypatch, logits)
     stated = f"{abs(error):.1g}"[:3]
     with pytest.raises(ValueError, match=rf"differ by {stated}.* on 8 images, expected at most 1e-05; give the"):
-        prove(export(tmp_path / "m", model), model, inputs, NAMES)
+        prove("timm", export(tmp_path / "m", model), PublishedModel(model), inputs, NAMES)
 
 
 def test_a_weight_that_hardly_matters_is_still_the_runs(tmp_path: Path, part: Part, monkeypatch: pytest.MonkeyPatch):
@@ -179,17 +216,19 @@ def test_a_weight_that_hardly_matters_is_still_the_runs(tmp_path: Path, part: Pa
     folder = export(tmp_path / "m", model)
     with torch.no_grad():
         answer(monkeypatch, model(inputs.images))
-        assert prove(folder, model, inputs, NAMES).largest_difference == 0
+        assert prove("timm", folder, PublishedModel(model), inputs, NAMES).largest_difference == 0
+        check_weights(folder, PublishedModel(model))
         model.head.bias[1] += 1e-7
-    with pytest.raises(ValueError, match=r"is not the run's: head\.bias differ from the newest checkpoint, though by"):
-        prove(folder, model, inputs, NAMES)
+    with pytest.raises(ValueError, match=r"is not the run's: head\.bias differ from the newest checkpoint; give the"):
+        check_weights(folder, PublishedModel(model))
 
 
 def test_outputs_of_another_shape_are_not_broadcast(tmp_path: Path, part: Part, monkeypatch: pytest.MonkeyPatch):
     model, inputs = classifier(), inputs_of(part)
     answer(monkeypatch, torch.zeros(8, 1))
-    with pytest.raises(ValueError, match=r"outputs \(8, 1\) from the exported model, the run's .* \(8, 3\)"):
-        prove(export(tmp_path / "m", model), model, inputs, NAMES)
+    message = r"timm's outputs .* are \{'logits': \(8, 1\)\}, those of .* \{'logits': \(8, 3\)\}"
+    with pytest.raises(ValueError, match=message):
+        prove("timm", export(tmp_path / "m", model), PublishedModel(model), inputs, NAMES)
 
 
 @pytest.mark.parametrize("names", [None, ("b", "a", "c")])
@@ -200,4 +239,4 @@ def test_other_class_names_are_refused(
     with torch.no_grad():
         answer(monkeypatch, model(inputs.images), names)
     with pytest.raises(ValueError, match=r"config\.json names the classes .*, the run's dataset \['a', 'b', 'c'\]"):
-        prove(export(tmp_path / "m", model), model, inputs, NAMES)
+        prove("timm", export(tmp_path / "m", model), PublishedModel(model), inputs, NAMES)

@@ -180,7 +180,7 @@ def test_of_transformers_a_lone_query_unlike_pieces_and_doubles_are_refused(tmp_
         ["embeddings.mask_token", "layernorm.weight"],  # whichever comes later
     )
     names = sorted(missing.partition(";")[0].split(", "))
-    assert names == ["encoder.blocks.0.attn.qkv.bias", "encoder.blocks.1.attn.qkv.weight"]
+    assert names == ["blocks.0.attn.qkv.bias", "blocks.1.attn.qkv.weight"]
 
 
 def test_another_activation_is_refused(tmp_path: Path):
@@ -341,6 +341,24 @@ def test_a_classifier_leaves_its_head_and_never_gives_its_pooled_norm_for_the_fi
     assert "missing encoder.norm.bias, encoder.norm.weight;" in refused_start(build(), without, new_decoder=True)
 
 
+def test_norms_of_another_epsilon_are_told_of(given: Callable[..., Weights]):
+    sizes = {"model_type": "vit_mae", "num_attention_heads": 3, "decoder_num_attention_heads": 4, "norm_pix_loss": True}
+    for name, config in {"said": sizes | {"layer_norm_eps": 1e-12}, "Transformers' own": sizes}.items():
+        told = start_from(build(), given(facebooks(build(1)), name, config), new_decoder=False, option=OPTION)
+        assert told[1:] == [
+            "its norms add 1e-12 to the variance, here it is 1e-06: what the model computes is a little different"
+        ]
+    same = given(facebooks(build(1)), "same", sizes | {"layer_norm_eps": 1e-6})
+    assert len(start_from(build(), same, new_decoder=False, option=OPTION)) == 1
+
+
+def test_a_folder_of_facebooks_layout_says_what_its_file_does_not(given: Callable[..., Weights]):
+    arguments = {"img_size": [8, 32], "num_heads": 3, "decoder_num_heads": 4, "norm_pix_loss": False}
+    config = {"model": "MaskedAutoencoderViT", "arguments": arguments, "layer_norm_eps": 1e-6}
+    stated = given(facebooks(build(1)), "a", config).stated
+    assert (stated.heads, stated.decoder_heads, stated.image_size, stated.normalize_targets) == (3, 4, (8, 32), False)
+
+
 def test_positions_are_interpolated_as_the_layout_does_it_and_learned_ones_kept(given: Callable[..., Weights]):
     weights, wide = given(facebooks(build(1, image_size=(8, 32)))), build(2, image_size=(16, 24))
     told = start_from(wide, weights, new_decoder=False, option=OPTION)
@@ -401,6 +419,7 @@ def test_half_precision_and_other_targets_are_said(given: Callable[..., Weights]
         "num_attention_heads": 3,
         "decoder_num_attention_heads": 4,
         "norm_pix_loss": False,
+        "layer_norm_eps": 1e-6,
     }
     weights = given({name: tensor.half() for name, tensor in facebooks(build(1)).items()}, "half", config)
     model = build(2)

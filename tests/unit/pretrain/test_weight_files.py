@@ -48,6 +48,8 @@ def test_tensors_are_read_to_the_bit(tmp_path: Path, name: str):
 
 
 def test_of_a_folder_safetensors_and_config_are_read(tmp_path: Path):
+    torch.save({"model": {"last": torch.ones(1)}}, tmp_path / "model.pth")
+    assert read_weight_file(str(tmp_path), "--init-from").tensors.keys() == {"last"}
     torch.save({"other": torch.ones(1)}, tmp_path / "pytorch_model.bin")
     assert read_weight_file(str(tmp_path), "--init-from").tensors.keys() == {"other"}
     save_file(TENSORS, tmp_path / "model.safetensors")
@@ -154,7 +156,8 @@ def test_what_is_not_there_or_of_another_kind_is_refused(tmp_path: Path, monkeyp
     assert "w.npz: a file of another kind; expected a folder" in refusal("w.npz")
     Path("m").mkdir()
     Path("m/flax_model.msgpack").write_bytes(b"")
-    assert "a folder without model.safetensors or pytorch_model.bin, found flax_model.msgpack;" in refusal("m")
+    told = "a folder without model.safetensors, pytorch_model.bin or model.pth, found flax_model.msgpack;"
+    assert told in refusal("m")
     Path("m/model.safetensors.index.json").write_text("{}")
     assert "its weights are split over several files, expected one" in refusal("m")
     Path("m/config.json").write_text("{")
