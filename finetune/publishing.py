@@ -31,6 +31,7 @@ from finetune.uploading import upload
 from launch.atomic import explain_full_disk, replaced_folder
 from launch.console import Console
 from launch.file_hash import file_sha256
+from launch.hub import account
 from pretrain.model_folder import WEIGHTS
 
 _RECORDED = 8  # images whose outputs go along: tokens of a large encoder take megabytes each
@@ -47,6 +48,8 @@ def publish(config: PublishConfig, console: Console) -> Proof:
     assert config.out is not None
     out = Path(os.path.abspath(config.out))
     check_replaceable(out)
+    if config.push is not None and not config.dry_run:
+        console.say(account(config.push, "model"))  # before minutes of work, not after
     run = read_finished(config.run, config.data, console.say, which=config.which)
     model = choose_model(run, decoder=config.decoder)
     check_library(config.format, model.compared)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,6 +106,16 @@ def side_by_side() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(2 if "PYTEST_XDIST_WORKER" in os.environ else 3) as pool:
         yield pool
         pool.shutdown(cancel_futures=True)
+
+
+@pytest.fixture
+def hub() -> Iterator[Any]:
+    """A stand-in for the Hub on this machine, empty, which takes uploads."""
+    stand_in, uploads = load("hub_stand_in"), load("hub_uploads")
+    found = stand_in.HubStandIn({})
+    uploads.accept(stand_in, found)
+    with stand_in.serve(found):
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -11,18 +12,24 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 
+from data_pipeline.manifest import read_manifest
+from data_pipeline.rows import Part
 from finetune.finished_run import read_finished
 from finetune.proof import hashes_in
+from finetune.proof_inputs import Inputs
 from finetune.proof_record import parse_record, read_record, write_record
 from finetune.publish_config import Format, PublishConfig
 from finetune.publishing import publish
+from finetune.uploading import upload
 from finetune.verification import verify
 from launch.console import Console
 from pretrain.interchange import read_weights
 from pretrain.layout_writing import shared_tensors
 from pretrain.model_source import find_source
+from pretrain.pixels import IMAGENET
 
 if TYPE_CHECKING:
     from tests.end_to_end import runs as Runs
@@ -206,3 +213,71 @@ def test_what_is_not_there(tmp_path: Path) -> None:
         verify("no such folder", Console(rank=1))
     with pytest.raises(ValueError, match=r"no proof\.json, so publish\.py has not written this"):
         verify(str(tmp_path), Console(rank=1))
+
+
+@pytest.fixture
+def asked(hub: Any, tmp_path: Path) -> dict[str, str]:
+    """Variables of a user of the stand-in for the Hub."""
+    return {**hub.environment, "HF_TOKEN": "hf_stand_in", "HF_HOME": str(tmp_path / "home")}
+
+
+def test_to_the_hub_and_back(
+    runs: "Runs", trained: dict[str, Path], hub: Any, asked: dict[str, str], *, tmp_path: Path
+) -> None:
+    script, model = runs.ROOT / "finetune/publish.py", tmp_path / "m"
+    words = runs.python(script, "--run", trained["mae"], "--out", model, "--push", "user/m", "--hub.tag", "v1")
+    said = runs.Child(words, tmp_path / "push", asked, cold=True).wait().expect(0).out
+    assert "the lines of its README.md ran from the Hub, as they stand there\n" in said
+    assert said.endswith("check it anywhere with: python finetune/publish.py --verify user/m@v1\n")
+    assert "hf_stand_in" not in said
+    files = hub.repositories["model", "user/m"].files
+    there = {path.relative_to(model).as_posix(): path.read_bytes() for path in model.rglob("*") if path.is_file()}
+    assert {name: content for name, content in files.items() if name != ".gitattributes"} == there
+    assert b'timm.create_model("hf-hub:user/m@v1", pretrained=True)' in files["README.md"]
+    verifying = runs.python(script, "--verify", "user/m@v1")
+    said = runs.Child(verifying, tmp_path / "verify", asked, cold=True).wait().expect(0).out
+    assert said.startswith(
+        "user/m@v1: fetched from the Hub, unless its cache has it\nuser/m@v1: 6 files, each as it was"
+    )
+
+
+@pytest.fixture
+def push(hub: Any, digits: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Upload the model in this process, up to where its lines would run from the Hub."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr("launch.hub._client", lambda: HfApi(endpoint=hub.address, token="hf_stand_in"))
+
+    def run(folder: Path = model, **options: Any) -> None:
+        config = PublishConfig(run="r", out=str(folder), push="user/m", **options)
+        pixels = torch.zeros(1, 8, 8, 3, dtype=torch.uint8)
+        inputs = Inputs(Part(read_manifest(digits), "test"), pixels, IMAGENET, (b"not opened",))
+        upload(folder, config, (), inputs, console=Console())
+
+    return run
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+def test_what_goes_and_what_stays(
+    hub: Any, push: Callable[..., None], model: Path, *, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    push(dry_run=True)
+    told = capsys.readouterr().out
+    assert told.startswith("8 images of the dataset go along, for --verify; --no-share-images leaves them out\n")
+    assert re.search(r"^  new +[\d,]+  model\.safetensors$", told, re.MULTILINE)
+    assert hub.repositories == {}
+    push()
+    repository = hub.repositories["model", "user/m"]
+    assert "model.safetensors" in repository.files
+    # What an earlier upload wrote and is there no more goes; what has not changed is not sent again.
+    other = shutil.copytree(model, tmp_path / "m")
+    (other / "figures/curves.png").unlink()
+    forge(other)
+    hub.log.clear()
+    push(other)
+    assert "figures/curves.png" not in repository.files
+    assert [line for line in hub.log if line.startswith("PUT")] == []
+    repository.files = {"weights.bin": b"somebody's"}
+    with pytest.raises(ValueError, match=r"model user/m: it holds weights\.bin, which no finished upload of ours has"):
+        push()
+    assert repository.files == {"weights.bin": b"somebody's"}

@@ -21,6 +21,7 @@ readme = _SHARED.readme
 pictures = _SHARED.pictures
 stores = _SHARED.stores
 streams = _SHARED.streams
+hub = _SHARED.hub
 
 
 @pytest.fixture(scope="session")

@@ -6,16 +6,13 @@ stand, from the folder and from the Hub's stand-in.
 """
 
 import datetime
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 import torch
@@ -168,13 +165,13 @@ def test_loaded_where_sherd_is_not(
 ) -> None:
     (kind, how), model = asked, published[asked]
     difference = compute(environments[which], model, tmp_path)
-    printed = run_lines(environments[which], model, model.parent, tmp_path)
+    printed = run_lines(environments[which], model, tmp_path)
     with capsys.disabled():
         print(f"\n{datetime.datetime.now():%F %T} {kind}, {how}, with {environments[which].versions}: {difference:.2g}")
-    assert printed == (model / "README.md").read_text().split("it printed\n\n```\n")[1].split("```")[0]
+    assert printed == printed_in(model)
 
 
-def run_lines(environment: Environment, model: Path, where: Path, tmp_path: Path, **variables: str) -> str:
+def run_lines(environment: Environment, model: Path, tmp_path: Path, **variables: str) -> str:
     """What the lines of a card print, as they stand there, beside the folder and an image."""
     (code,) = re.findall(r"^```python\n(.*?)^```", (model / "README.md").read_text(), re.MULTILINE | re.DOTALL)[:1]
     around = tmp_path / "around"
@@ -209,25 +206,26 @@ def test_from_the_hub(
     environments: list[Environment],
     runs: "Runs",
     trained: dict[str, Path],
-    load: Callable[[str], ModuleType],
+    hub: Any,
     *,
     tmp_path: Path,
     how: str,
 ) -> None:
     """Uploaded over HTTP, and loaded from there by name: timm's hf-hub:, from_pretrained and hf_hub_download."""
-    uploads = load("hub_uploads")
-    hub = uploads.writable_hub()
-    with uploads.serve(hub):
-        asked = {**hub.environment, "HF_TOKEN": uploads.TOKEN, "HF_HOME": str(tmp_path / "home")}
-        words = runs.python(runs.ROOT / "finetune/publish.py", "--run", trained["token"], "--out", tmp_path / "m")
-        words += ["--format", how, "--push", "me/m"]
-        said = runs.Child(words, tmp_path / "log", cold=True, env=os.environ | asked).wait().expect(0).out
-        assert "ran from the Hub, as they stand there" in said
-        for number, environment in enumerate(environments):
-            there = tmp_path / str(number)
-            there.mkdir()
-            variables = {**asked, "HF_HOME": str(there / "home")}
-            shutil.copytree(tmp_path / "m", there / "elsewhere")
-            printed = run_lines(environment, there / "elsewhere", there, there, **variables)
-            assert printed == (tmp_path / "m/README.md").read_text().split("it printed\n\n```\n")[1].split("```")[0]
-    assert json.loads((tmp_path / "m/proof.json").read_text())["layout"] == how
+    asked = {**hub.environment, "HF_TOKEN": "hf_stand_in"}
+    words = runs.python(runs.ROOT / "finetune/publish.py", "--run", trained["token"], "--out", tmp_path / "m")
+    words += ["--format", how, "--push", "user/m"]
+    own = {**asked, "HF_HOME": str(tmp_path / "home")}
+    said = runs.Child(words, tmp_path / "log", own, cold=True).wait().expect(0).out
+    assert "ran from the Hub, as they stand there" in said
+    for number, environment in enumerate(environments):
+        there = tmp_path / str(number)
+        there.mkdir()
+        shutil.copytree(tmp_path / "m", there / "elsewhere")
+        printed = run_lines(environment, there / "elsewhere", there, **asked, HF_HOME=str(there / "home"))
+        assert printed == printed_in(tmp_path / "m")
+
+
+def printed_in(model: Path) -> str:
+    """What its card says that its lines print."""
+    return (model / "README.md").read_text().split("it printed\n\n```\n")[1].split("```")[0]
