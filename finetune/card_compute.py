@@ -46,6 +46,9 @@ _BOARD_WATTS = {
 }
 """Watts at full power, by the name that CUDA gives the board; a part of one, as MIG makes, has another name."""
 
+_CORE_WATTS = 12
+"""Of a core of any CPU: the default of Green Algorithms' calculator (Lannelongue, Grealey and Inouye 2021)."""
+
 
 @dataclass(frozen=True)
 class Compute:
@@ -152,9 +155,13 @@ def measure_compute(folder: RunFolder, batch_size: int, *, begins_late: bool) ->
 
 
 def energy(compute: Compute) -> str:
-    """At most how much the boards drew, or why that cannot be said."""
+    """At most how much the boards drew, about how much CPU cores did, or why that cannot be said."""
     if not compute.is_on_gpu:
-        return "no estimate: what these CPU cores draw was not measured"
+        used = compute.hours * _CORE_WATTS / 1000
+        return (
+            f"about {used:.3g} kWh, at the {_CORE_WATTS} W a core that Green Algorithms (doi:10.1002/advs.202100707) "
+            "takes for a CPU of which nothing is known, without the rest of the machine"
+        )
     watts = _BOARD_WATTS.get(compute.device)
     if watts is None:
         return f"no estimate: the board power of {plain(compute.device)} is not known here"

@@ -77,12 +77,8 @@ def make_environments(folder: Path) -> list[Environment]:
     (site,) = (newest / "lib").glob("python*/site-packages")
     (own,) = (older / "lib").glob("python*/site-packages")
     (own / "torch_of_the_other.pth").write_text(f"{site}\n")
-    four = ("transformers>=4.53,<5", "huggingface_hub<1", "timm", "safetensors", "pillow", "numpy")
-    subprocess.run(
-        [older / "bin/python", "-m", "pip", *quiet, "--ignore-installed", "--no-deps", *four, "tokenizers>=0.22,<0.23"],
-        check=True,
-        timeout=900,
-    )
+    four = ("transformers>=4.53,<5", "timm")
+    subprocess.run([older / "bin/python", "-m", "pip", *quiet, *four], check=True, timeout=900)
     return [Environment(place / "bin/python", versions(place / "bin/python")) for place in (newest, older)]
 
 

@@ -92,7 +92,8 @@ def test_energy_is_a_bound_by_the_boards_power(tmp_path: Path):
     assert energy(found) == "at most 1.4 kWh, at the board's full power of 700 W, without the rest of the machine"
     part = dataclasses.replace(found, device=f"{H100} MIG 1g.10gb")
     assert energy(part) == f"no estimate: the board power of {H100} MIG 1g.10gb is not known here"
-    assert energy(dataclasses.replace(found, is_on_gpu=False)).startswith("no estimate: what these CPU cores draw")
+    on_cores = dataclasses.replace(found, is_on_gpu=False, threads=4)
+    assert energy(on_cores).startswith(f"about {found.hours * 4 * 12 / 1000:.3g} kWh, at the 12 W a core that Green")
 
 
 def test_what_the_card_says(tmp_path: Path, finish: Finish):
@@ -104,7 +105,8 @@ def test_what_the_card_says(tmp_path: Path, finish: Finish):
         "Time in training": "1:00:00",
         "Compute": "2 CPU core-hours, by 1 process of 2 threads on CPUs with AVX2",
         "Images seen": "360,000, in 3,600 steps of 100",
-        "Energy": "no estimate: what these CPU cores draw was not measured",
+        "Energy": "about 0.024 kWh, at the 12 W a core that Green Algorithms (doi:10.1002/advs.202100707) takes for a "
+        "CPU of which nothing is known, without the rest of the machine",
     }
     assert facts.left_out == (
         "By the speeds in the run's own log. Left out: evaluation (0:01:01), starting up, what interruptions have "
