@@ -30,7 +30,7 @@ class BenchmarkConfig:
     data: str = REQUIRED
     """Dataset folder that data_pipeline/shard.py wrote, with labels."""
     init: str = REQUIRED
-    """Run folder of pretrain/mae.py, or a model folder."""
+    """Run folder of pretrain/mae.py, or a model folder: ours, timm's or Transformers', also hf://user/name."""
     out: str = REQUIRED
     """Folder for the runs and the table; the same command continues what it holds."""
     labels: tuple[int, ...] = (10, 50)

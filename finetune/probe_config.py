@@ -70,8 +70,8 @@ class ProbeConfig:
     data: str = REQUIRED
     """Dataset folder that data_pipeline/shard.py wrote, with labels."""
     init: str = REQUIRED
-    """Run folder of pretrain/mae.py, pretrain/distill.py or finetune/classify.py, or the folder of any timm model. Its
-    weights stay as they are."""
+    """Run folder of pretrain/mae.py, pretrain/distill.py or finetune/classify.py, or the folder of any timm model or of
+    Transformers' ViT, DeiT or ViT-MAE, also hf://user/name. Its weights stay as they are."""
     out: str = REQUIRED
     """Folder for probe.json; the same command continues what it holds."""
     features: Literal["auto", "mean", "token", "pooled"] = "auto"

@@ -13,7 +13,8 @@ class ValidateConfig:
     """
 
     model: str | None = None
-    """Run folder of finetune/classify.py, or folder of a timm classifier, by anyone."""
+    """Run folder of finetune/classify.py, or folder of anyone's classifier of timm's or Transformers' ViT or DeiT, also
+    hf://user/name."""
     data: str | None = None
     """Dataset folder that data_pipeline/shard.py wrote, with labels."""
     out: str | None = None

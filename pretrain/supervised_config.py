@@ -49,8 +49,8 @@ class SupervisedConfig:
     data: str = REQUIRED
     """Dataset folder that data_pipeline/shard.py wrote, with labels."""
     init: str = REQUIRED
-    """Run folder of pretrain/mae.py or of this script, folder of a timm model, hf://user/name, or weights of facebook's
-    MAE or of Transformers for this recipe's encoder; `none` trains from scratch."""
+    """Run folder of pretrain/mae.py or of this script, folder of a timm model or of Transformers' ViT, DeiT or ViT-MAE,
+    hf://user/name, or a file of facebook's MAE for this recipe's encoder; `none` trains from scratch."""
     out: str = REQUIRED
     """Run folder; the same command continues what it holds."""
     labels: int | None = None
