@@ -80,6 +80,7 @@ def render_card(published: Published) -> str:
         parameters=f"{sum(parameter.numel() for parameter in model.parameters()):,}",
         layout=proof.layout,
         hidden=_hidden(run) if isinstance(model, MaskedAutoencoder) else None,
+        images=_images(run),
         image_size=_by(backbone.size),
         classes=run.exported.classes,
         has_two_heads=has_distillation_head(model),
@@ -107,6 +108,14 @@ def render_card(published: Published) -> str:
         is_held_out=proof.split != run.config.split,
         proven_with=", ".join(f"{name} {version}" for name, version in proof.versions.items()),
     )
+
+
+def _images(run: FinishedRun) -> str:
+    """What is shown to the model."""
+    split = run.manifest.split(run.config.split)
+    if (split.channels, split.dtype) == (3, "uint8"):
+        return "RGB images"
+    return f"images of {split.channels:,} {'channel' if split.channels == 1 else 'channels'} ({split.dtype})"
 
 
 def _kind(model: nn.Module) -> str:

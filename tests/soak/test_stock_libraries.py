@@ -92,7 +92,9 @@ def versions(python: Path) -> str:
 def environments(tmp_path_factory: pytest.TempPathFactory) -> list[Environment]:
     found = make_environments(tmp_path_factory.mktemp("environments"))
     for each in found:
-        asked = subprocess.run([each.python, "-c", "import finetune"], capture_output=True, text=True, check=False)
+        asked = subprocess.run(
+            [each.python, "-I", "-c", "import finetune"], capture_output=True, text=True, check=False
+        )
         assert "No module named 'finetune'" in asked.stderr
     assert [re.search(r"transformers (\d)", each.versions)[1] for each in found] == ["5", "4"]  # type: ignore[index]
     return found
