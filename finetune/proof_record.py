@@ -117,6 +117,16 @@ def read_record(folder: Path) -> Record:
     return record
 
 
+def is_earlier(folder: Path) -> bool:
+    """Whether the folder is, unchanged, of a sherd before this version of proof.json, whose checksum it lacks."""
+    try:
+        said = json.loads((folder / PROOF).read_bytes())
+        is_old = said["format"] == _FORMAT and said["version"] < _VERSION
+        return is_old and said["files"] == {n: h for n, h in hashes_in(folder).items() if n != PROOF}
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
 def parse_record(content: bytes, where: str) -> Record:
     """What the bytes of a proof.json say. Raises ValueError, beginning with `where`, unless they are as written."""
     try:

@@ -14,6 +14,7 @@ from finetune.proof_record import (
     Checkpoint,
     Record,
     Recorded,
+    is_earlier,
     parse_record,
     read_record,
     read_recorded,
@@ -100,6 +101,17 @@ def test_a_file_too_few_or_too_many_is_seen(folder: Path):
     (folder / "README.md").unlink()
     with pytest.raises(ValueError, match=r"README\.md is missing"):
         read_record(folder)
+
+
+def test_a_folder_of_an_earlier_version_is_known(folder: Path):
+    assert not is_earlier(folder)
+    files = {name: digest for name, digest in hashes_in(folder).items() if name != "proof.json"}
+    (folder / "proof.json").write_text(json.dumps({"format": "sherd-proof", "version": 1, "files": files}))
+    assert is_earlier(folder)
+    (folder / "README.md").write_text("mine")
+    assert not is_earlier(folder)
+    (folder / "proof.json").write_text("[]")
+    assert not is_earlier(folder)
 
 
 def test_what_is_no_proof_of_ours(folder: Path, tmp_path: Path):
