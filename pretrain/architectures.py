@@ -1,6 +1,7 @@
 """Any timm model as a classifier: built with sherd's own start where it is a plain vision transformer, else timm's."""
 
 import difflib
+import functools
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -38,6 +39,7 @@ def complete(config: BackboneConfig) -> BackboneConfig:
     return config
 
 
+@functools.cache  # timm takes tens of milliseconds to build a model, also without memory for its weights
 def is_plain(config: BackboneConfig) -> bool:
     """Whether it is timm's plain vision transformer, whose start, positions and patches sherd handles by itself."""
     return not config.arguments and not unsupported_features(_registered(config))
