@@ -99,7 +99,7 @@ def a_checkpoint_that_is_not_there(runs: "Runs", digits: Path, undisturbed: Path
     message = f"--resume {digits}: expected a checkpoint folder (with state.json) or a run folder with checkpoints, "
     refuse(runs, words, folder, f"{message}found a folder without either")
     words = runs.options(digits, folder / "run", "--init-from", digits)
-    refuse(runs, words, folder, f"mae.py: --init-from {digits}: a folder without model.safetensors or pytorch_")
+    refuse(runs, words, folder, f"mae.py: --init-from {digits}: a folder without model.safetensors, pytorch_")
 
 
 def more_parts_than_images(runs: "Runs", digits: Path, undisturbed: Path, folder: Path) -> None:
