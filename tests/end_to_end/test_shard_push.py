@@ -35,8 +35,11 @@ OPTIONS = ["--source", "digits", "--take", "60", "--shard-size", "3000", "--work
 READ = """
 import hashlib, json, re, sys
 import datasets, webdataset
+from data_pipeline.augment import RandomResizedCrop
 from data_pipeline.manifest import read_manifest
+from data_pipeline.rows import Part
 from data_pipeline.storage import ShardReader
+from data_pipeline.stream import Stream
 datasets.disable_progress_bars()
 found = {}
 for name, folder in zip(("here", "hub"), sys.argv[1:3]):
@@ -50,6 +53,9 @@ for name, folder in zip(("here", "hub"), sys.argv[1:3]):
         {name: split.fingerprint for name, split in manifest.splits.items()},
         hashlib.sha256(repr(images).encode()).hexdigest(),
     ]
+    stream = Stream([Part(manifest, "train")], RandomResizedCrop((8, 8)), batch_size=16, seed=1, workers=0, epochs=2)
+    batches = [(batch.images.numpy().tobytes(), batch.labels.tolist()) for batch in stream]
+    found[name] += [len(batches), hashlib.sha256(repr(batches).encode()).hexdigest()]
 loaded = datasets.load_dataset("user/digits")
 found["datasets"] = {name: [len(rows), sum(rows["cls"])] for name, rows in loaded.items()}
 card = open(sys.argv[3]).read()
@@ -173,6 +179,7 @@ def test_killed_in_mid_upload_then_read_by_all(hub: Any, digits: Path, tmp_path:
     assert read.returncode == 0, read.stderr
     found = json.loads(read.stdout)
     assert found["here"] == found["hub"]
+    assert found["here"][2] == -(-2 * 60 // 16), "batches of two epochs, the same crops and all"
     manifest = read_manifest(digits)
     assert found["datasets"] == {
         name: [split.samples, sum(number * count for number, count in enumerate(split.class_counts))]
