@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from finetune.card_facts import data_name, plain
 from finetune.finished_run import FinishedRun
 from finetune.report_facts import ACCURACIES, number
-from finetune.report_figures import Curve, averaging
+from finetune.report_figures import Curve, averaging, axes_style
 from pretrain.mae_config import MaeConfig
 
 FIGURES = "figures"
@@ -31,29 +31,12 @@ _DRAWN = ("mean_average_precision", "top1", "knn_top1", "linear_top1")
 # Of the Okabe-Ito palette, which those who do not see all colours tell apart as well.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 _INK, _MUTED, _GRID = "#1b1b1f", "#5f6068", "#e3e3e8"
-_STYLE: dict[Any, Any] = {
-    "text.parse_math": False,
+_STYLE = {
+    **axes_style(_INK, _MUTED, _GRID),
     "font.size": 10,
     "axes.titlesize": 11,
-    "axes.titlelocation": "left",
     "axes.titleweight": "bold",
-    "axes.titlecolor": _INK,
-    "axes.labelcolor": _MUTED,
-    "axes.edgecolor": _GRID,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "grid.color": _GRID,
-    "xtick.color": _GRID,
-    "ytick.color": _GRID,
-    "xtick.labelcolor": _MUTED,
-    "ytick.labelcolor": _MUTED,
     "lines.linewidth": 1.8,
-    "legend.frameon": False,
-    "legend.labelcolor": _INK,
 }
 _WIDTH, _HEIGHT, _DOTS = 7.0, 3.0, 200  # inches, and dots in one: sharp where a page shows it 700 pixels wide
 
@@ -144,6 +127,7 @@ def _draw(path: Path, losses: list[Curve], measures: list[Curve]) -> None:
             figsize=(_WIDTH if measures else 0.7 * _WIDTH, _HEIGHT), dpi=_DOTS, layout="constrained", facecolor="white"
         )
         panels = figure.subplots(1, 2 if measures else 1, squeeze=False)[0]
+        # strict=False: there are more colours than curves, and without measures one panel.
         for curve, colour in zip(losses, _COLOURS, strict=False):
             x, y = _means(curve)
             panels[0].plot(x, y, color=colour, label=curve.label, marker="o" if len(x) < 3 else None)

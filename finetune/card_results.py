@@ -10,40 +10,13 @@ from finetune.card_facts import Row, plain
 from finetune.card_scores import Figure, Measured, Score, rounded, share_score
 from finetune.finished_run import FinishedRun
 from finetune.measured_model import another_model, check_measured
-from finetune.report_comparisons import BenchmarkRow
+from finetune.report_comparisons import BenchmarkFile
 from finetune.report_folders import BENCHMARK, PROBE, Folder, read_folder, read_known, sub_runs
-from finetune.report_probe import FewShotResult, KnnResult, LinearResult
+from finetune.report_probe import ProbeFile
 from launch.strict_json import read_json
 
 _VALIDATION, _EVALUATION = "sherd-validation", "evaluation.json"
 _HUB = "hf://datasets/"
-
-
-@dataclass(frozen=True)
-class ProbeResults:
-    """Of probe.json what a card tells; `model_sha256` is that of the weights, where it was written down."""
-
-    data: str
-    split: str
-    held_out: str
-    train_images: int
-    held_out_images: int
-    features: str
-    knn: KnnResult
-    linear: LinearResult
-    seed: int
-    few_shot: FewShotResult | None = None
-    model_sha256: str | None = None
-
-
-@dataclass(frozen=True)
-class BenchmarkResults:
-    """Of benchmark.json what a card tells; `model_sha256` as of a probe."""
-
-    data: str
-    init: str
-    rows: tuple[BenchmarkRow, ...]
-    model_sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -143,7 +116,7 @@ def _of_validation(found: ValidationResults, run: FinishedRun) -> Measured:
 
 
 def _of_probe(folder: Folder, said: str, run: FinishedRun) -> Measured:
-    found = _known(ProbeResults, folder.path / PROBE, said)
+    found = _known(ProbeFile, folder.path / PROBE, said)
     check_measured(folder, said, run, str(folder.config.get("init")), found.model_sha256)
     knn, linear = f"k-NN top-1, {found.knn.neighbours} neighbours", f"Linear top-1, {found.linear.method}"
     compared = found.knn.held_out_images or found.held_out_images
@@ -171,7 +144,7 @@ def _of_probe(folder: Folder, said: str, run: FinishedRun) -> Measured:
 
 
 def _of_benchmark(folder: Folder, said: str, run: FinishedRun) -> Measured:
-    found = _known(BenchmarkResults, folder.path / BENCHMARK, said)
+    found = _known(BenchmarkFile, folder.path / BENCHMARK, said)
     check_measured(folder, said, run, found.init, found.model_sha256)
     trained = sub_runs(folder)
     split = str(trained[0].config["held_out"]) if trained and "held_out" in trained[0].config else None

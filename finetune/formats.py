@@ -24,7 +24,6 @@ from pretrain.transformers_folder import transformers_config
 _CONFIG, _PREPROCESSOR, _PICKLED = "config.json", "preprocessor_config.json", "model.pth"
 _BICUBIC = 3  # of Pillow, and so of Transformers
 
-
 Description = dict[str, dict[str, Any]]
 """JSON files by name."""
 
@@ -35,23 +34,22 @@ def describe(layout: Format, run: FinishedRun, model: PublishedModel) -> Descrip
     Raises:
         ValueError: the format cannot express the model; names one that can.
     """
-    mask_ratio = run.config.objective.mask_ratio if isinstance(run.config, MaeConfig) else None
-    is_autoencoder = model.kind == "autoencoder"
+    if layout == "timm":
+        return {}
+    _check_prepared(layout, run)
+    mask_ratio = None
+    if model.kind == "autoencoder":
+        assert isinstance(run.config, MaeConfig)
+        mask_ratio = run.config.objective.mask_ratio
     if layout == "transformers":
-        _check_prepared(run)
         has_several = isinstance(run.config, SupervisedConfig) and run.config.label_field is not None
         config = transformers_config(
-            model.model,
-            class_names=run.class_names,
-            several_labels=has_several,
-            mask_ratio=mask_ratio if is_autoencoder else None,
+            model.model, class_names=run.class_names, several_labels=has_several, mask_ratio=mask_ratio
         )
-        return {_CONFIG: config, _PREPROCESSOR: _preprocessor(run)}
-    if layout == "facebook":
+    else:
         config = facebook_config(model.model, class_names=run.class_names)
-        ratio = {"mask_ratio": mask_ratio} if is_autoencoder else {}
-        return {_CONFIG: {**config, **ratio}, _PREPROCESSOR: _preprocessor(run)}
-    return {}
+        config |= {} if mask_ratio is None else {"mask_ratio": mask_ratio}
+    return {_CONFIG: config, _PREPROCESSOR: _preprocessor(run)}
 
 
 def write_model(
@@ -73,12 +71,6 @@ def write_model(
     else:
         torch.save({"model": to_facebook(shared_tensors(model.model))}, folder / _PICKLED)
     check_weights(folder, model)
-
-
-def files_of(layout: Format) -> tuple[str, ...]:
-    """The names of the files of a format."""
-    weights = _PICKLED if layout == "facebook" else WEIGHTS
-    return (weights, _CONFIG) if layout == "timm" else (weights, _CONFIG, _PREPROCESSOR)
 
 
 def check_weights(folder: Path, model: PublishedModel) -> None:
@@ -103,27 +95,27 @@ def _is_same(own: torch.Tensor | None, found: torch.Tensor | None) -> bool:
     return own is not None and found is not None and torch.equal(own, found.to(own.dtype))
 
 
-def _check_prepared(run: FinishedRun) -> None:
-    split = run.manifest.split(run.held_out.split)
-    if (split.channels, split.dtype) != (3, "uint8"):
+def _check_prepared(layout: Format, run: FinishedRun) -> None:
+    split, (height, width) = run.manifest.split(run.held_out.split), run.view.size
+    if (split.channels, split.dtype) != (3, "uint8") or height != width:
         raise ValueError(
-            f"--format transformers: its image processors prepare RGB pictures, and {run.manifest.folder} has "
-            f"{split.channels} channels of {split.dtype}; publish it with --format timm"
+            f"--format {layout}: images are prepared there as squares of RGB pictures, and the model sees "
+            f"{split.channels} channels of {split.dtype}, {height} x {width} pixels; publish it with --format timm"
         )
 
 
 def _preprocessor(run: FinishedRun) -> dict[str, Any]:
     """As Transformers' BitImageProcessor reads it: the shorter side to a size, then the centre."""
-    height, width = run.view.size
+    side, _ = run.view.size
     normalization = run.exported.normalization
     return {
         "image_processor_type": "BitImageProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
-        "size": {"shortest_edge": math.floor(min(height, width) / run.view.fraction)},
+        "size": {"shortest_edge": math.floor(side / run.view.fraction)},
         "resample": _BICUBIC,
         "do_center_crop": True,
-        "crop_size": {"height": height, "width": width},
+        "crop_size": {"height": side, "width": side},
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,

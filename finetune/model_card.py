@@ -45,7 +45,7 @@ class Published:
     library: Library = "timm"
     figures: tuple[CardFigure, ...] = ()
     measured: tuple[Measured, ...] = ()
-    snippets: tuple[Snippet, ...] = ()
+    snippet: Snippet | None = None
     is_on_hub: bool = False
     shares_images: bool = True
 
@@ -101,7 +101,7 @@ def render_card(published: Published) -> str:
         proof_library=proof.library,
         whose=whose(proof.library),
         compared=OUTPUTS[proof.compared],
-        snippets=published.snippets,
+        snippet=published.snippet,
         is_on_hub=published.is_on_hub,
         shares_images=published.shares_images,
         data=data_name(run.manifest),

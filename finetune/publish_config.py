@@ -1,6 +1,6 @@
 """The options of finetune/publish.py; imports nothing heavy."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from launch.hub_config import HubConfig, check_license, check_repository
@@ -67,10 +67,11 @@ class PublishConfig:
 
     def _check_what(self) -> None:
         if self.verify is not None:
-            plain = {name: option.default for name, option in self.__dataclass_fields__.items()}
-            given = [name for name in ("run", "out", "push", "data", "license") if getattr(self, name) != plain[name]]
+            plain = {option.name: HubConfig() if option.name == "hub" else option.default for option in fields(self)}
+            given = [name for name in plain if name != "verify" and getattr(self, name) != plain[name]]
             if given:
-                raise ValueError(f"--verify checks what was published: drop --{', --'.join(given)}, or --verify")
+                options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+                raise ValueError(f"--verify checks what was published: drop {options}, or --verify")
         elif self.run is None or self.out is None:
             raise ValueError(
                 "expected --run RUN --out MODEL, to publish a finished run, or --verify MODEL, to check a model that "

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from finetune.finished_run import FinishedRun
 from finetune.proof_inputs import masking_noise
 from finetune.stock import AT_ONCE
+from pretrain.layout_writing import kind_of
 from pretrain.mae_config import MaeConfig
 from pretrain.masked_autoencoder import MaskedAutoencoder
 
@@ -26,9 +27,8 @@ class PublishedModel:
 
     @property
     def kind(self) -> Kind:
-        if isinstance(self.model, MaskedAutoencoder):
-            return "autoencoder"
-        return "classifier" if getattr(self.model, "num_classes", 0) > 0 else "encoder"
+        kind = kind_of(self.model)
+        return "classifier" if kind == "distilled" else kind
 
     @property
     def compared(self) -> Compared:

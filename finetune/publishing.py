@@ -27,8 +27,8 @@ from finetune.proof_record import (
 )
 from finetune.publish_config import PublishConfig
 from finetune.published_model import PublishedModel, choose_model
-from finetune.snippets import Place, Snippet, run_snippets, write_snippets
-from finetune.uploading import upload
+from finetune.snippets import Place, Snippet, run_snippet, write_snippet
+from finetune.uploading import try_from_hub, upload
 from launch.atomic import explain_full_disk, replaced_folder
 from launch.console import Console
 from launch.file_hash import file_sha256
@@ -65,6 +65,7 @@ def publish(config: PublishConfig, console: Console) -> Proof:
         proof = _prove(config, run, model, inputs, folder=staged, console=console)
         figures = write_figures(run, staged, pictures=config.share_images)
         record = _record(config, run, model, inputs, proof=proof, folder=staged)
+        snippet = _snippet(config, run, model, inputs, folder=staged, name=out.name)
         card = Published(
             out.name,
             run,
@@ -74,7 +75,7 @@ def publish(config: PublishConfig, console: Console) -> Proof:
             library="transformers" if config.format == "transformers" else "timm",
             figures=figures,
             measured=measured,
-            snippets=_snippets(config, run, model, inputs, folder=staged, name=out.name),
+            snippet=snippet,
             is_on_hub=config.push is not None,
             shares_images=config.share_images,
         )
@@ -84,8 +85,11 @@ def publish(config: PublishConfig, console: Console) -> Proof:
     console.say(f"done: {config.out} holds {', '.join((*record.proof.files, PROOF))}")
     console.say(f"largest difference to the checkpoint: {proof.largest_difference:.3g}, at most {proof.tolerance:g}")
     console.say(f"check it anywhere with: python finetune/publish.py --verify {config.out}")
-    if config.push is not None:
-        upload(out, config, card.snippets, inputs, console=console)
+    if config.push is not None and (pushed := upload(out, config, console)) is not None:
+        try_from_hub(pushed, snippet, inputs, folder=out)
+        console.say(f"the lines of its {CARD} ran from the Hub, as they stand there")
+        at = f"@{pushed.revision}" if pushed.revision else ""
+        console.say(f"check it anywhere with: python finetune/publish.py --verify {config.push}{at}")
     return proof
 
 
@@ -142,17 +146,15 @@ def _record(
     return Record(proof, checkpoint, inputs.normalization, len(pixels), shown)
 
 
-def _snippets(
+def _snippet(
     config: PublishConfig, run: FinishedRun, model: PublishedModel, inputs: Inputs, *, folder: Path, name: str
-) -> tuple[Snippet, ...]:
+) -> Snippet:
     """The card's lines and what they print: run here on the folder, and once more from the Hub when all is there."""
-    by_class_token = is_by_class_token(run)
-    here = Place(name)
-    snippets = run_snippets(
-        write_snippets(config.format, run, model, here, by_class_token=by_class_token), folder, here, inputs
-    )
+    by_class_token, here = is_by_class_token(run), Place(name)
+    snippet = write_snippet(config.format, run, model, here, by_class_token=by_class_token)
+    snippet = run_snippet(snippet, folder, here, inputs)
     if config.push is None:
-        return snippets
+        return snippet
     there = Place(name, config.push, config.hub.tag or config.hub.revision)
-    lines = write_snippets(config.format, run, model, there, by_class_token=by_class_token)
-    return tuple(replace(line, printed=ran.printed) for line, ran in zip(lines, snippets, strict=True))
+    as_shown = write_snippet(config.format, run, model, there, by_class_token=by_class_token)
+    return replace(as_shown, printed=snippet.printed)

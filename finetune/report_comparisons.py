@@ -36,11 +36,12 @@ class BenchmarkRow:
 
 @dataclass(frozen=True)
 class BenchmarkFile:
-    """What finetune/benchmark.py writes."""
+    """What finetune/benchmark.py writes; earlier ones did not write down the SHA-256 of the encoder's weights."""
 
     data: str
     init: str
     rows: tuple[BenchmarkRow, ...]
+    model_sha256: str | None = None
 
 
 def best_pretrained(folder: Folder) -> float | None:

@@ -25,32 +25,41 @@ _VARIABLES = {
     _GRID: "var(--grid)",
     **{colour: f"var(--series-{number})" for number, colour in enumerate(_SERIES, start=1)},
 }
-_STYLE: dict[Any, Any] = {
+
+
+def axes_style(ink: str, muted: str, grid: str) -> dict[Any, Any]:
+    """matplotlib's settings for curves over horizontal lines alone, in three colours."""
+    return {
+        "text.parse_math": False,
+        "axes.titlelocation": "left",
+        "axes.titlecolor": ink,
+        "axes.labelcolor": muted,
+        "axes.edgecolor": grid,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.spines.left": False,
+        "axes.grid": True,
+        "axes.grid.axis": "y",
+        "axes.axisbelow": True,
+        "grid.color": grid,
+        "xtick.color": grid,
+        "ytick.color": grid,
+        "xtick.labelcolor": muted,
+        "ytick.labelcolor": muted,
+        "legend.frameon": False,
+        "legend.labelcolor": ink,
+    }
+
+
+_STYLE = {
+    **axes_style(_INK, _MUTED, _GRID),
     "svg.fonttype": "none",  # text stays text: it can be searched, and has the page's font
-    "text.parse_math": False,
     "font.size": 9,
     "axes.titlesize": 9,
-    "axes.titlelocation": "left",
-    "axes.titlecolor": _INK,
-    "axes.labelcolor": _MUTED,
-    "axes.edgecolor": _GRID,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "grid.color": _GRID,
     "grid.linewidth": 0.8,
     "text.color": _INK,
-    "xtick.color": _GRID,
-    "ytick.color": _GRID,
-    "xtick.labelcolor": _MUTED,
-    "ytick.labelcolor": _MUTED,
     "ytick.major.size": 0,
     "lines.linewidth": 1.6,
-    "legend.frameon": False,
-    "legend.labelcolor": _INK,
 }
 _WIDTH, _HEIGHT = 3.6, 3.1  # inches; a page shows them about as large, also on a phone
 _MOST_POINTS = 400

@@ -55,7 +55,9 @@ class FewShotResult:
 
 @dataclass(frozen=True)
 class ProbeFile:
-    """What finetune/probe.py writes; accuracies are shares of `held_out_images`."""
+    """What finetune/probe.py writes; accuracies are shares of `held_out_images`. Earlier ones did not write down the
+    SHA-256 of the model's weights.
+    """
 
     model: str
     data: str
@@ -66,7 +68,9 @@ class ProbeFile:
     features: str
     knn: KnnResult
     linear: LinearResult
+    seed: int = 0
     few_shot: FewShotResult | None = None
+    model_sha256: str | None = None
 
 
 def read_probe(folder: Folder) -> ProbeFile:

@@ -1,4 +1,4 @@
-"""The lines that a model card gives its readers, for each library that loads the folder; run before they are published.
+"""The lines that a model card gives its readers, for the library that loads the folder; run before they are published.
 
 They read image.png (or, of datasets that are no pictures, image.npy) in the working folder.
 """
@@ -56,10 +56,10 @@ class Place:
         return self.repository or self.folder
 
 
-def write_snippets(
+def write_snippet(
     layout: Format, run: FinishedRun, model: PublishedModel, place: Place, *, by_class_token: bool
-) -> tuple[Snippet, ...]:
-    """The lines for each library that loads the format, not yet run."""
+) -> Snippet:
+    """The lines for the library that loads the format, not yet run."""
     environment = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     environment.filters["quoted"] = lambda value: json.dumps(value, ensure_ascii=False)
     template = environment.from_string(_TEMPLATES.read_text(encoding="utf-8"))
@@ -80,20 +80,20 @@ def write_snippets(
         size=run.view.size,
         crop_fraction=run.view.fraction,
     ).strip()
-    return (Snippet({"timm": "timm", "transformers": "Transformers", "facebook": "timm"}[layout], code + "\n"),)
+    return Snippet("Transformers" if layout == "transformers" else "timm", code + "\n")
 
 
-def run_snippets(snippets: tuple[Snippet, ...], folder: Path, place: Place, inputs: Inputs) -> tuple[Snippet, ...]:
-    """Run each as it is written, beside the folder and an image, where sherd cannot be imported.
+def run_snippet(snippet: Snippet, folder: Path, place: Place, inputs: Inputs) -> Snippet:
+    """Run it as it is written, beside the folder and an image, where sherd cannot be imported; with what it printed.
 
     Raises:
-        ValueError: one that fails.
+        ValueError: it fails.
     """
     with tempfile.TemporaryDirectory() as name:
         around = Path(name)
         (around / place.folder).symlink_to(folder.resolve(), target_is_directory=True)
         put_image(around, inputs)
-        return tuple(replace(snippet, printed=run_lines(snippet.code, around)) for snippet in snippets)
+        return replace(snippet, printed=run_lines(snippet.code, around))
 
 
 def put_image(folder: Path, inputs: Inputs) -> None:
@@ -112,7 +112,7 @@ def run_lines(code: str, folder: Path) -> str:
     finished = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if finished.returncode != 0:
         raise ValueError(
-            f"the lines of the model card do not run: {last_line(finished.stderr, finished.returncode)}; nothing was "
-            f"written. The lines:\n{code}"
+            f"the lines of the model card do not run: {last_line(finished.stderr, finished.returncode)}. "
+            f"The lines:\n{code}"
         )
     return finished.stdout

@@ -8,16 +8,14 @@ from finetune.proof_record import CARD, PROOF, parse_record, read_record
 from finetune.publish_config import PublishConfig
 from finetune.snippets import Snippet, put_image, run_lines
 from launch.console import Console
-from launch.hub import Upload, preview, push
+from launch.hub import Pushed, Upload, preview, push
 
 
-def upload(
-    folder: Path, config: PublishConfig, snippets: tuple[Snippet, ...], inputs: Inputs, *, console: Console
-) -> None:
-    """Upload what proof.json lists, in one commit; with `dry_run` only say what would go.
+def upload(folder: Path, config: PublishConfig, console: Console) -> Pushed | None:
+    """Upload what proof.json lists, in one commit; with `dry_run` only say what would go, and return None.
 
     Raises:
-        ValueError: the Hub refuses, as `push` says; or the card's lines do not give from there what they gave here.
+        ValueError: the Hub refuses, as `push` says.
         HubError: the Hub is out of reach.
     """
     assert config.push is not None
@@ -40,17 +38,17 @@ def upload(
         )
     if config.dry_run:
         preview(asked, config.hub, console)
-        return
-    pushed = push(asked, config.hub, console)
+        return None
+    return push(asked, config.hub, console)
+
+
+def try_from_hub(pushed: Pushed, snippet: Snippet, inputs: Inputs, *, folder: Path) -> None:
+    """Run the card's lines as they stand there. Raises ValueError unless they print what they printed here."""
     with tempfile.TemporaryDirectory() as name:
         put_image(Path(name), inputs)
-        for snippet in snippets:
-            printed = run_lines(snippet.code, Path(name))
-            if printed != snippet.printed:
-                raise ValueError(
-                    f"{pushed.url} is there, but the lines of its {CARD} print {printed!r} from the Hub, and printed "
-                    f"{snippet.printed!r} from {folder}; give the same command again"
-                )
-    console.say(f"the lines of its {CARD} ran from the Hub, as they stand there")
-    at = f"@{pushed.revision}" if pushed.revision else ""
-    console.say(f"check it anywhere with: python finetune/publish.py --verify {config.push}{at}")
+        printed = run_lines(snippet.code, Path(name))
+    if printed != snippet.printed:
+        raise ValueError(
+            f"{pushed.url} is there, but the lines of its {CARD} print {printed!r} from the Hub, and printed "
+            f"{snippet.printed!r} from {folder}; give the same command again"
+        )

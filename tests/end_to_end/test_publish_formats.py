@@ -15,11 +15,8 @@ import torch
 from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 
-from data_pipeline.manifest import read_manifest
-from data_pipeline.rows import Part
 from finetune.finished_run import read_finished
 from finetune.proof import hashes_in
-from finetune.proof_inputs import Inputs
 from finetune.proof_record import parse_record, read_record, write_record
 from finetune.publish_config import Format, PublishConfig
 from finetune.publishing import publish
@@ -29,7 +26,6 @@ from launch.console import Console
 from pretrain.interchange import read_weights
 from pretrain.layout_writing import shared_tensors
 from pretrain.model_source import find_source
-from pretrain.pixels import IMAGENET
 
 if TYPE_CHECKING:
     from tests.end_to_end import runs as Runs
@@ -242,17 +238,15 @@ def test_to_the_hub_and_back(
 
 
 @pytest.fixture
-def push(hub: Any, digits: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Upload the model in this process, up to where its lines would run from the Hub."""
+def push(hub: Any, model: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Upload the model in this process."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr("launch.hub._client", lambda: HfApi(endpoint=hub.address, token="hf_stand_in"))
 
     def run(folder: Path = model, **options: Any) -> None:
         config = PublishConfig(run="r", out=str(folder), push="user/m", **options)
-        pixels = torch.zeros(1, 8, 8, 3, dtype=torch.uint8)
-        inputs = Inputs(Part(read_manifest(digits), "test"), pixels, IMAGENET, (b"not opened",))
-        upload(folder, config, (), inputs, console=Console())
+        upload(folder, config, Console())
 
     return run
 

@@ -18,6 +18,7 @@ from pretrain.mae_config import MaeConfig
 ENCODER = EncoderConfig("vit_tiny_patch16_224", (8, 8), (2, 2), width=24, depth=2, heads=2)
 MAE = MaeConfig(encoder=ENCODER, epochs=100.0, batch_size=8, data="pets", out="out")
 PROBE = {
+    "model": "/home/secret/encoder",
     "data": "/home/secret/my_pets",
     "split": "train",
     "held_out": "test",

@@ -28,6 +28,7 @@ def test_what_goes_together(given: dict[str, Any]):
         ({"run": "r"}, "got --run alone"),
         ({"out": "m"}, "got --out alone"),
         ({"verify": "m", "run": "r", "out": "o"}, "--verify checks what was published: drop --run, --out, or --verify"),
+        ({"verify": "m", "share_images": False, "format": "facebook"}, "published: drop --format, --share-images, or"),
         ({"run": "r", "out": "m", "decoder": True}, "--decoder: timm has no decoder .*; pass --format transformers or"),
         ({"run": "r", "out": "m", "dry_run": True}, "about an upload, got no --push; add --push user/name"),
         ({"run": "r", "out": "m", "hub": HubConfig(tag="v1")}, "about an upload, got no --push"),

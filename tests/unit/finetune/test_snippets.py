@@ -15,7 +15,7 @@ from finetune.classify_config import ClassifyConfig
 from finetune.finished_run import FinishedRun
 from finetune.publish_config import Format
 from finetune.published_model import PublishedModel
-from finetune.snippets import Place, run_lines, write_snippets
+from finetune.snippets import Place, run_lines, write_snippet
 from pretrain.backbone_config import BackboneConfig
 from pretrain.config import DecoderConfig, EncoderConfig, ObjectiveConfig, OptimizerConfig
 from pretrain.encoder import create_classifier, create_encoder, initialize_encoder
@@ -44,7 +44,7 @@ MAE = MaeConfig(
 
 
 def code_of(run: FinishedRun, model: Any, layout: Format, place: Place, *, by_class_token: bool = False) -> str:
-    (snippet,) = write_snippets(layout, run, PublishedModel(model), place, by_class_token=by_class_token)
+    snippet = write_snippet(layout, run, PublishedModel(model), place, by_class_token=by_class_token)
     compile(snippet.code, "card", "exec")
     return snippet.code
 
